@@ -1,0 +1,92 @@
+"""The shared base network that everyone starts from, and its identity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from fedstyle import params
+from fedstyle.errors import BaseError, ConfigError, FedstyleError, ParamsError
+from fedstyle.files import sha256, staged, write_json
+from fedstyle.net import TransformNet, initialise
+
+
+def build(arch: str, padding: str, weights: params.Params) -> TransformNet:
+    """A network that holds these weights; raises ParamsError where they do not fit the architecture."""
+    first = weights.get("down1.conv.weight")
+    if first is None or first.ndim != 4:
+        raise ParamsError(f"the tensors are no {arch} network: 'down1.conv.weight' is missing")
+    with torch.device("meta"):
+        net = TransformNet(arch, padding, width=first.shape[0])
+    params.check_alike(weights, dict(net.named_parameters()), f"the {arch} network")
+    net.load_state_dict({name: value.detach().float().clone() for name, value in weights.items()}, assign=True)
+    return net
+
+
+@dataclass(frozen=True)
+class Base:
+    """A transform network's weights and where they come from.
+
+    `record` is free JSON about the recipe (rounds, strategy, seed ...); it holds nothing private and takes no part in the identity.
+    """
+
+    arch: str
+    padding: str
+    weights: Mapping[str, Tensor]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, arch: str = "cnnLite", padding: str = "reflect", *, seed: int = 0, width: int | None = None) -> Self:
+        """An untrained base, drawn from `seed` alone."""
+        net = TransformNet(arch, padding, width=width)
+        initialise(net, seed)
+        return cls(arch, padding, {name: value.detach() for name, value in net.named_parameters()}, {"seed": seed, "round": 0})
+
+    @property
+    def sha256(self) -> str:
+        """The identity of the weights: see `params.fingerprint`."""
+        return params.fingerprint(self.weights)
+
+    def net(self) -> TransformNet:
+        """A fresh network with these weights."""
+        return build(self.arch, self.padding, self.weights)
+
+    def save(self, path: Path) -> None:
+        """Write the folder `path` with base.safetensors and base.json, replacing an older base there."""
+        with staged(Path(path), replace=True) as folder:
+            params.save(self.weights, folder / "base.safetensors")
+            facts = {"format": "fedstyle-base-1", "architecture": self.arch, "padding": self.padding, "base_sha256": self.sha256}
+            write_json(folder / "base.json", {**facts, "file_sha256": sha256(folder / "base.safetensors"), "record": dict(self.record)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a base's folder; raises BaseError when it is none, is damaged, or does not fit its architecture."""
+        facts, weights = read(Path(path), "base", BaseError)
+        base = cls(facts["architecture"], facts["padding"], weights, facts.get("record", {}))
+        if base.sha256 != facts["base_sha256"]:
+            raise BaseError(f"{path}: the weights are not those of base {facts['base_sha256'][:12]}: take a fresh copy of the base")
+        return base
+
+
+def read(folder: Path, kind: str, error: type[FedstyleError]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read `kind`.json and `kind`.safetensors, checked against each other; raises `error` where they do not fit."""
+    try:
+        facts = json.loads((folder / f"{kind}.json").read_text())
+    except (OSError, ValueError):
+        raise error(f"{folder} is no {kind}: it has no readable {kind}.json. Give a folder that fedstyle wrote as a {kind}") from None
+    if not isinstance(facts, dict) or facts.get("format") != f"fedstyle-{kind}-1":
+        raise error(f"{folder}/{kind}.json is not of the format fedstyle-{kind}-1: a newer fedstyle may have written it")
+    try:
+        weights = params.load(folder / f"{kind}.safetensors", sha256=facts["file_sha256"])
+        build(facts["architecture"], facts["padding"], weights)
+    except KeyError as missing:
+        raise error(f"{folder}/{kind}.json has no entry {missing}: it was altered; take a fresh copy") from None
+    except (ParamsError, ConfigError) as wrong:
+        raise error(f"{folder}: {wrong}") from None
+    return facts, weights

@@ -1,0 +1,140 @@
+"""Files that are whole or absent: atomic writes with fsync, staged folders, and locks that die with their process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fedstyle.errors import OutputError
+
+
+def _explain(error: OSError, path: Path) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OutputError(f"no space left to write {path}: free some disk space and run again")
+    return OutputError(f"cannot write {path}: {error.strerror or error}: choose a folder that you may write to")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves the old content or the new, never a mixture.
+
+    Raises OutputError when the disk is full or the place cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise _explain(error, path) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        if isinstance(error, OSError):
+            raise _explain(error, path) from error
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented, with a newline at the end; keys keep their order."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def append_json(path: Path, value: Any) -> None:
+    """Append one JSON line and fsync it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            file.write((json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _explain(error, path) from error
+
+
+def read_lines(path: Path) -> list[Any]:
+    """Read a file of JSON lines; an absent file has none, and a torn last line is left out."""
+    if not path.exists():
+        return []
+    whole = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in whole if line]
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def staged(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give a fresh folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Raises OutputError when `path` exists and `replace` is false, or when the disk is full.
+    """
+    path = Path(path)
+    if not replace and os.path.lexists(path):
+        raise OutputError(f"{path} exists already: choose another place, or remove it first")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    except OSError as error:
+        raise _explain(error, path) from error
+    try:
+        yield stage
+        os.chmod(stage, 0o755)
+        _sync_folder(stage)
+        if replace and path.is_dir() and not path.is_symlink():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+            os.replace(path, old / "it")
+            os.replace(stage, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(stage, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        shutil.rmtree(stage, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _explain(error, path) from error
+        raise
+
+
+@contextlib.contextmanager
+def locked(path: Path, taken: Exception) -> Iterator[None]:
+    """Hold an exclusive lock on a file, or raise `taken` at once when another process holds it.
+
+    The kernel drops the lock when the process ends, however it ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise taken from None
+        yield
+    finally:
+        os.close(handle)

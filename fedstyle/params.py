@@ -1,0 +1,101 @@
+"""Named tensors: split, merge, difference, identity, and safetensors on disk.
+
+Everything goes by name and is strict: a missing, extra or reshaped tensor is an error, never a silent skip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as _parse
+from safetensors.torch import save as _dump
+from torch import Tensor
+
+from fedstyle.errors import ParamsError
+from fedstyle.files import write_bytes
+
+Params = Mapping[str, Tensor]
+
+
+def split(params: Params, shares: Callable[[str], bool]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Part tensors by name into those that `shares` accepts and the rest."""
+    shared = {name: value for name, value in params.items() if shares(name)}
+    private = {name: value for name, value in params.items() if name not in shared}
+    return shared, private
+
+
+def merge(*parts: Params) -> dict[str, Tensor]:
+    """Join disjoint sets of tensors; a name that stands in two of them raises ParamsError."""
+    whole: dict[str, Tensor] = {}
+    for part in parts:
+        if twice := sorted(whole.keys() & part.keys()):
+            raise ParamsError(f"the tensor {twice[0]!r} stands in two parts: split them by name first")
+        whole.update(part)
+    return whole
+
+
+def check_alike(params: Params, like: Params, what: str = "parameters") -> None:
+    """Raise ParamsError unless both have the same names and shapes and `params` is finite."""
+    if missing := sorted(like.keys() - params.keys()):
+        raise ParamsError(f"{what}: {len(missing)} tensors are missing, {missing[0]!r} first")
+    if extra := sorted(params.keys() - like.keys()):
+        raise ParamsError(f"{what}: {len(extra)} tensors are not expected, {extra[0]!r} first")
+    for name, value in params.items():
+        if value.shape != like[name].shape:
+            found, wanted = tuple(value.shape), tuple(like[name].shape)
+            raise ParamsError(f"{what}: {name!r} has shape {found}, expected {wanted}")
+        if not torch.isfinite(value).all():
+            raise ParamsError(f"{what}: {name!r} holds a value that is not finite")
+
+
+def subtract(new: Params, old: Params) -> dict[str, Tensor]:
+    """The update new - old, tensor by tensor, in fp32."""
+    check_alike(new, old, "the update")
+    return {name: new[name].float() - old[name].float() for name in sorted(new)}
+
+
+def add(base: Params, update: Params) -> dict[str, Tensor]:
+    """The sum base + update, tensor by tensor, in fp32."""
+    check_alike(update, base, "the update")
+    return {name: base[name].float() + update[name].float() for name in sorted(base)}
+
+
+def fingerprint(params: Params) -> str:
+    """The SHA-256 over sorted names, types, shapes and bytes (little endian), in hexadecimal; metadata does not count."""
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        value = params[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def size(params: Params) -> int:
+    """The number of bytes that the tensors' values take."""
+    return sum(value.numel() * value.element_size() for value in params.values())
+
+
+def save(params: Params, path: Path) -> None:
+    """Write a safetensors file atomically: names sorted, no metadata, so that equal tensors give equal bytes."""
+    write_bytes(path, _dump({name: params[name].detach().cpu().contiguous() for name in sorted(params)}))
+
+
+def load(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises ParamsError when the file is absent or corrupt, or its bytes do not hash to `sha256`.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ParamsError(f"cannot read {path}: {error.strerror or error}") from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ParamsError(f"{path} was altered or damaged: its hash is not the recorded one. Make it again, or take a copy")
+    try:
+        return _parse(content)
+    except SafetensorError as error:
+        raise ParamsError(f"{path} is no safetensors file, or a damaged one ({error})") from error
