@@ -10,7 +10,7 @@ _HOMES = {
     "Style": "style",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = ["Base", "Client", "Filter", "Style"]
 __version__ = "0.1.0"
 
 

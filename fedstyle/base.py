@@ -69,8 +69,8 @@ class Base:
         """Read a base's folder; raises BaseError when it is none, is damaged, or does not fit its architecture."""
         facts, weights = read(Path(path), "base", BaseError)
         base = cls(facts["architecture"], facts["padding"], weights, facts.get("record", {}))
-        if base.sha256 != facts["base_sha256"]:
-            raise BaseError(f"{path}: the weights are not those of base {facts['base_sha256'][:12]}: take a fresh copy of the base")
+        if base.sha256 != (said := facts.get("base_sha256")):
+            raise BaseError(f"{path}: the weights are not those of base {str(said)[:12]}: take a fresh copy of the base")
         return base
 
 

@@ -51,7 +51,7 @@ class SessionError(FedstyleError):
     """A session folder that is in use, altered, or belongs to other inputs."""
 
 
-class Cancelled(SessionError):
+class Cancelled(SessionError):  # noqa: N818  it is no fault
     """A job that its owner cancelled before it had a result."""
 
 

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fedstyle.errors import OutputError
 
@@ -64,10 +64,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_json(path: Path, value: Any) -> None:
-    """Append one JSON line and fsync it."""
+    """Append one JSON line and fsync it; a last line that a crash tore is dropped first."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
+        with open(path, "a+b") as file:
+            _drop_torn_line(file)
             file.write((json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
@@ -75,11 +76,21 @@ def append_json(path: Path, value: Any) -> None:
         raise _explain(error, path) from error
 
 
+def _drop_torn_line(file: BinaryIO) -> None:
+    length = file.seek(0, os.SEEK_END)
+    if not length:
+        return
+    file.seek(length - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def read_lines(path: Path) -> list[Any]:
     """Read a file of JSON lines; an absent file has none, and a torn last line is left out."""
     if not path.exists():
         return []
-    whole = path.read_text().split("\n")[:-1]
+    whole = path.read_bytes().split(b"\n")[:-1]
     return [json.loads(line) for line in whole if line]
 
 
@@ -105,7 +116,7 @@ def staged(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise _explain(error, path) from error
     try:
         yield stage
-        os.chmod(stage, 0o755)
+        os.chmod(stage, 0o755)  # noqa: S103  as mkdir would have made it; mkdtemp makes 0o700
         _sync_folder(stage)
         if replace and path.is_dir() and not path.is_symlink():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
@@ -126,10 +137,13 @@ def staged(path: Path, *, replace: bool = False) -> Iterator[Path]:
 def locked(path: Path, taken: Exception) -> Iterator[None]:
     """Hold an exclusive lock on a file, or raise `taken` at once when another process holds it.
 
-    The kernel drops the lock when the process ends, however it ends.
+    The kernel drops the lock when the process ends, however it ends. Raises OutputError when the place cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise _explain(error, path) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

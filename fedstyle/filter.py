@@ -18,7 +18,7 @@ from fedstyle import params
 from fedstyle.base import build, read
 from fedstyle.errors import FilterError
 from fedstyle.files import sha256, staged, write_json
-from fedstyle.net import STRIDE, TransformNet
+from fedstyle.net import SMALLEST, STRIDE, TransformNet
 
 LARGEST = 4_000_000
 """Pixels of the largest picture that is stylised in one piece; a larger one is stylised at this size and enlarged again."""
@@ -55,9 +55,9 @@ class Filter:
 
     @torch.inference_mode()
     def stylise(self, x: Tensor) -> Tensor:
-        """Stylise a batch (N, 3, H, W) of RGB in [0, 1]; any H and W, padded to multiples of 4 and cut again."""
+        """Stylise a batch (N, 3, H, W) of RGB in [0, 1]; any H and W, padded to multiples of 4, at least 8, and cut again."""
         height, width = x.shape[-2:]
-        margin = (0, -width % STRIDE, 0, -height % STRIDE)
+        margin = (0, max(-width % STRIDE, SMALLEST - width), 0, max(-height % STRIDE, SMALLEST - height))
         y: Tensor = self.net(F.pad(x, margin, mode="replicate"))[..., :height, :width]
         return y
 

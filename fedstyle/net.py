@@ -23,6 +23,8 @@ PADDINGS: tuple[Padding, ...] = get_args(Padding)
 WIDTH: dict[str, int] = {"cnn": 32, "cnnLite": 16}
 STRIDE = 4
 """Height and width that the network takes are multiples of this."""
+SMALLEST = 8
+"""The least height and width: a 9x9 convolution cannot reflect less than 5 pixels."""
 
 
 def is_norm(name: str) -> bool:
@@ -102,7 +104,7 @@ class Residual(nn.Module):
 
 
 class TransformNet(nn.Module):
-    """A photo in, a stylised photo out: (N, 3, H, W) RGB in [0, 1], H and W multiples of 4.
+    """A photo in, a stylised photo out: (N, 3, H, W) RGB in [0, 1], H and W multiples of 4 from 8 on.
 
     `width` overrides the architecture's number of channels at full resolution; tests use it to be quick. The output goes through a
     sigmoid, as in Turi Create: bounded, with a slope everywhere, so that no pixel gets stuck outside the range.
@@ -140,6 +142,6 @@ def initialise(net: nn.Module, seed: int) -> None:
             if is_norm(name):
                 value.fill_(1.0 if name.endswith("weight") else 0.0)
                 continue
-            conv = net.get_submodule(name.rpartition(".")[0])
-            bound = 1 / math.sqrt(conv.weight[0].numel())
+            weight = net.get_parameter(name.rpartition(".")[0] + ".weight")
+            bound = 1 / math.sqrt(weight[0].numel())
             value.copy_(torch.rand(value.shape, generator=generator) * 2 * bound - bound)

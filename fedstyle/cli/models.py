@@ -1,0 +1,133 @@
+"""Exported models: `fedstyle export` and `fedstyle verify`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fedstyle.cli.guard import CheckError
+from fedstyle.cli.terminal import (
+    FOLDER_OR_FILE,
+    as_json,
+    check_free,
+    clean_output,
+    example,
+    nearest,
+    plain,
+    say,
+    say_json,
+)
+from fedstyle.errors import FedstyleError
+
+if TYPE_CHECKING:
+    from fedstyle.export import Parity
+
+Size = tuple[int, int]
+
+
+def read_sizes(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[Size, ...] | None:
+    """`512`, `640x480` (width x height) or several with commas, as (height, width) each."""
+    sizes = []
+    for part in text.split(",") if text else ():
+        sides = part.strip().lower().split("x")
+        if not (1 <= len(sides) <= 2 and all(side.isascii() and side.isdigit() for side in sides)):
+            raise click.BadParameter(f"{part!r} is no size: write 512, or 640x480 for width x height", ctx, param)
+        sizes.append((int(sides[-1]), int(sides[0])))
+    if param.name == "size" and len(sizes) > 1:
+        raise click.BadParameter(f"{text!r} are several: use '--sizes' for a choice of sizes", ctx, param)
+    return tuple(sizes) or None
+
+
+@click.command(epilog=example("fedstyle export my_filter --out MyFilter.mlpackage --author 'Ada'"))
+@click.argument("filter", metavar="FILTER", type=FOLDER_OR_FILE)
+@click.option("--out", type=FOLDER_OR_FILE, required=True, metavar="X", help="The model, a new one: .mlpackage, .mlmodel or .onnx.")
+@click.option("--size", callback=read_sizes, metavar="N|WxH", help="The size of input and output in pixels.  [default: 512]")
+@click.option(
+    "--sizes",
+    callback=read_sizes,
+    metavar="SIZE,SIZE...",
+    help="Several sizes to choose from in the app, the first as default (.mlpackage).",
+)
+@click.option(
+    "--range", "span", callback=read_sizes, metavar="SMALLEST,LARGEST", help="Any size between two, off the Neural Engine (.mlpackage)."
+)
+@click.option("--precision", type=click.Choice(["fp16", "fp32"]), help="Of the weights.  [default: fp16 in a .mlpackage, else fp32]")
+@click.option("--author", metavar="TEXT", help="Who made the filter.")
+@click.option("--license", metavar="TEXT", help="What others may do with it.")
+@click.option("--version", metavar="TEXT", help="Its version.")
+@click.option("--description", metavar="TEXT", help="What an app shows about it.")
+def export(
+    filter: Path,
+    out: Path,
+    size: tuple[Size, ...] | None,
+    sizes: tuple[Size, ...] | None,
+    span: tuple[Size, ...] | None,
+    precision: str | None,
+    **about: str | None,
+) -> None:
+    """Export a filter as a model for apps, and prove the file by running it here.
+
+    The model takes `image` and gives `stylizedImage`. Nothing stands at X before the exported file was run and found faithful.
+    """
+    if sum(choice is not None for choice in (size, sizes, span)) > 1:
+        raise click.UsageError("Give only one of '--size', '--sizes' and '--range'")
+    check_free(out)
+    with clean_output():
+        from fedstyle.export import Sizes, verify
+        from fedstyle.export import export as convert
+        from fedstyle.filter import Filter
+
+        made = Filter.load(filter)
+        several = Sizes(sizes or span or (), ranged=span is not None) if sizes or span else None
+        if several and several.warning:
+            click.echo(f"fedstyle: notice: {several.warning}", err=True)
+        metadata = {key: value for key, value in about.items() if value is not None}
+        with tempfile.TemporaryDirectory(dir=nearest(out.parent), prefix=f".{out.name}.", suffix=".part") as folder:
+            stage = Path(folder) / out.name
+            try:
+                convert(made, stage, size=several or (size[0] if size else 512), precision=precision, metadata=metadata)
+                parity = verify(stage, made)
+            except FedstyleError as error:
+                raise type(error)(str(error).replace(str(stage), plain(out))) from error
+            if not parity.faithful:
+                raise CheckError(f"the export is not faithful, so nothing was written to {plain(out)}: {_problems(parity, stage, out)}")
+            out.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(stage, out)
+    say(f"wrote {plain(out)}, verified: {_figures(parity)}")
+
+
+@click.command(epilog=example("fedstyle verify MyFilter.mlpackage --against my_filter"))
+@click.argument("model", metavar="X", type=FOLDER_OR_FILE)
+@click.option("--against", type=FOLDER_OR_FILE, required=True, metavar="FILTER", help="The filter that the model was exported from.")
+@as_json
+def verify(model: Path, against: Path, as_json: bool) -> None:
+    """Run an exported model itself on this machine and compare it with its filter; exit code 1 when it is not faithful."""
+    with clean_output():
+        from fedstyle.export import verify as compare
+        from fedstyle.filter import Filter
+
+        parity = compare(model, Filter.load(against))
+    if as_json:
+        say_json(parity.as_dict())
+    elif parity.faithful:
+        say(f"{plain(model)} is faithful: {_figures(parity)}")
+    if not parity.faithful:
+        raise CheckError(f"{plain(model)} is not faithful to {plain(against)}: {_problems(parity, model, model)}")
+
+
+def _figures(parity: Parity) -> str:
+    facts = [parity.precision, f"{parity.constants} arrays equal"]
+    if parity.psnr is not None and parity.max is not None:
+        facts.append(f"{parity.psnr:.1f} dB, at most {parity.max:.2g} of 255 off")
+    return ", ".join(facts)
+
+
+def _problems(parity: Parity, path: Path, named: Path) -> str:
+    return "; ".join(parity.problems).replace(str(path), plain(named))
+
+
+COMMANDS = (export, verify)

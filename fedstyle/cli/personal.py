@@ -1,0 +1,195 @@
+"""`fedstyle personalize`: one filter, trained on this device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedstyle.cli.guard import StoppedError
+from fedstyle.cli.terminal import (
+    FOLDER_OR_FILE,
+    as_json,
+    check_features,
+    check_free,
+    check_writable,
+    clean_output,
+    example,
+    feature_options,
+    plain,
+    progress_bar,
+    say,
+    say_json,
+)
+from fedstyle.errors import BaseError, Cancelled, ConfigError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from fedstyle.base import Base
+    from fedstyle.filter import Filter
+    from fedstyle.job import Job
+
+MODES = {"quick": 25, "standard": 100, "best": 500}
+PREVIEW = 1024
+"""The longer side of the validation picture beside a checkpoint, in pixels."""
+
+
+@click.command(epilog=example("fedstyle personalize --photos ~/Pictures --style starry_night.jpg --out my_filter --mode quick"))
+@click.option(
+    "--photos", type=FOLDER_OR_FILE, required=True, metavar="DIR", help="Your photos; what cannot be used is skipped and counted."
+)
+@click.option("--style", type=FOLDER_OR_FILE, required=True, metavar="IMG", help="The image whose style the filter takes on.")
+@click.option("--out", type=FOLDER_OR_FILE, required=True, metavar="FILTER", help="The filter's folder, a new one.")
+@click.option(
+    "--base", default="none", metavar="BASE|none", show_default=True, help="The base to start from; none trains everything from nothing."
+)
+@click.option("--net", type=click.Choice(["cnn", "cnnLite"]), help="The architecture.  [default: the base's; cnnLite from nothing]")
+@click.option(
+    "--mode", type=click.Choice(list(MODES)), default="standard", show_default=True, help="How long to train: 25, 100 or 500 iterations."
+)
+@click.option("--iterations", type=click.IntRange(1), metavar="N", help="Iterations, instead of the mode's.")
+@click.option("--full", is_flag=True, help="Train every parameter, not the private norms alone; from nothing that is always so.")
+@click.option("--strength", type=click.IntRange(1, 10), default=5, show_default=True, help="How strong the style is.")
+@click.option("--density", type=click.IntRange(64, 1024), default=256, show_default=True, help="Size of strokes in pixels, in steps of 4.")
+@click.option("--validation", type=FOLDER_OR_FILE, metavar="IMG", help="A photo to judge by; with --session its preview lies there too.")
+@click.option(
+    "--session", type=FOLDER_OR_FILE, metavar="DIR", help="Keep checkpoints here: the same command goes on after an interruption."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same inputs and seed give the same filter.")
+@feature_options("tiny")
+@as_json
+def personalize(photos: Path, style: Path, out: Path, base: str, net: str | None, **wishes: Any) -> None:
+    """Train a filter of your own on this device, from your photos and a style image.
+
+    FILTER holds filter.safetensors and filter.json: no photo, no path, no time. With --base only the private parameters (the
+    instance norms' scale and shift, where a style lives) are trained unless --full is given. Without a base everything is trained
+    from nothing, which takes a longer mode for a good picture.
+    """
+    session: Path | None = wishes["session"]
+    check_free(out)
+    if session:
+        check_writable(session, "--session")
+        if out.absolute() == session.absolute() or out.absolute() in session.absolute().parents:
+            raise ConfigError(f"--session {plain(session)} lies in --out {plain(out)}, which must not exist yet: choose a folder beside it")
+    try:
+        _personalize(photos, style, out, base, net, wishes, session)
+    except KeyboardInterrupt:
+        if not session:
+            raise StoppedError("interrupted: no filter was written; with --session DIR the same command could go on later") from None
+        raise StoppedError(f"interrupted: the same command goes on with the session {plain(session)}") from None
+
+
+def _personalize(photos: Path, style: Path, out: Path, base: str, net: str | None, wishes: dict[str, Any], session: Path | None) -> None:
+    with clean_output():
+        from fedstyle.client import Client
+        from fedstyle.config import Loss, Training
+        from fedstyle.photos import Photos
+        from fedstyle.picture import open_image
+        from fedstyle.style import Style
+
+        started = time.monotonic()
+        start = _base(base, net, wishes["seed"])
+        full = wishes["full"] or base == "none"
+        look = Style(style, strength=wishes["strength"], density=wishes["density"])
+        judge = open_image(wishes["validation"]) if wishes["validation"] else None
+        loss = Loss(wishes["features"], str(wishes["weights"] or ""), strength=look.strength, density=look.density)
+        check_features(loss)
+        library = Photos.open(photos)
+        training = Training(seed=wishes["seed"], iterations=wishes["iterations"] or MODES[wishes["mode"]])
+        client = Client(None, library, look, loss=loss, training=training)
+        job = client.personalize(
+            start, iterations=training.iterations, full=full, session=session, facts={"seed": training.seed}, validation=_preview(judge)
+        )
+        _drive(job, session)
+        made = job.result()
+        facts: dict[str, Any] = {"losses": _numbers(job.progress.as_dict())}
+        if judge:
+            facts["validation"] = client.evaluate(made, Photos((wishes["validation"],)))
+        made = dataclasses.replace(made, facts={**made.facts, **facts})
+        made.save(out)
+    report = {
+        "filter": plain(out),
+        "filter_sha256": made.sha256,
+        "architecture": made.arch,
+        "trained": "all" if full else "private",
+        "iterations": training.iterations,
+        "strength": look.strength,
+        "density": look.density,
+        **facts,
+        "photos": len(library),
+        "skipped": dict(library.skipped),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    if wishes["as_json"]:
+        say_json(report)
+        return
+    if library.skipped:
+        say("skipped: " + ", ".join(f"{count} {reason}" for reason, count in library.skipped.items()))
+    what = "everything" if full else "the private norms"
+    say(f"trained {what} for {training.iterations} iterations on {len(library)} photos in {report['seconds']:.0f} s")
+    for name, values in facts.items():
+        say(f"{name}: content {values['content']:.4f}, style {values['style']:.4f}, total {values['total']:.4f}")
+    say(f"wrote {plain(out)}; try: fedstyle stylize {plain(out)} PHOTO --out stylized.png")
+
+
+def _base(base: str, net: str | None, seed: int) -> Base:
+    from fedstyle.base import Base
+
+    if base == "none":
+        return Base.new(net or "cnnLite", seed=seed)
+    found = Base.load(base)
+    if net and net != found.arch:
+        raise BaseError(f"the base {plain(base)} is a {found.arch}, --net asks for a {net}: leave --net out, or give a {net} base")
+    return found
+
+
+def _preview(image: Image.Image | None) -> Image.Image | None:
+    if image is None:
+        return None
+    small = image.copy()
+    small.thumbnail((PREVIEW, PREVIEW))
+    return small
+
+
+def _drive(job: Job[Filter], session: Path | None) -> None:
+    """Train with a progress bar; with a session Ctrl-C ends after the iteration at hand, whose checkpoint is kept."""
+    with _gentle(job) if session else contextlib.nullcontext(), progress_bar() as advance:
+        advance("training", 0, job.progress.iterations)
+        try:
+            for now in job:
+                advance(f"training: loss {now.total:.3f}", now.iteration, now.iterations)
+        except Cancelled:
+            raise StoppedError(f"interrupted after iteration {job.progress.iteration}: the same command goes on from there") from None
+
+
+@contextlib.contextmanager
+def _gentle(job: Job[Filter]) -> Iterator[None]:
+    """Turn the first Ctrl-C into a cancellation; the second one interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        job.cancel()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _numbers(progress: dict[str, float]) -> dict[str, float]:
+    return {key: progress[key] for key in ("content", "style", "total")}
+
+
+COMMANDS = (personalize,)

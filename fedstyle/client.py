@@ -1,0 +1,181 @@
+"""The client SDK: what runs on a device, next to its photos and style image.
+
+A client's home folder holds all that is private: `private.safetensors` (parameters that are not shared, and the method's memory),
+`losses.jsonl`, `ledger.jsonl` (every byte count and array name that left) and the personal filter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fedstyle import params
+from fedstyle.base import Base, build
+from fedstyle.config import Loss, Privacy, Training
+from fedstyle.errors import ParamsError
+from fedstyle.files import append_json
+from fedstyle.filter import Filter
+from fedstyle.job import Job, Session
+from fedstyle.methods import Method, make_method
+from fedstyle.perceptual import Objective, load_features
+from fedstyle.photos import Photos
+from fedstyle.privacy import clip
+from fedstyle.style import Style
+from fedstyle.training import Content, Progress, Task, choose_device, derive, evaluate
+
+
+@dataclass(frozen=True)
+class Update:
+    """Everything that may leave a device after a round: the change of the shared parameters, by name, in fp32."""
+
+    delta: Mapping[str, Tensor]
+
+
+@dataclass
+class Client:
+    """A device: its own folder, photos, style image, and the method that it was configured with.
+
+    `method` and `loss`/`training` are the device's own choice; a server cannot name them. `home` may be None for a client that keeps
+    nothing, such as one that only personalises. `photos` and `style` may be paths. `folder` is the home as a path.
+    """
+
+    home: Path | str | None
+    photos: Photos | Path | str
+    style: Style | Path | str
+    _: KW_ONLY
+    method: Method = field(default_factory=lambda: make_method({"name": "fedbn"}))
+    privacy: Privacy | None = None
+    loss: Loss = field(default_factory=Loss)
+    training: Training = field(default_factory=Training)
+    _content: Content | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Open photos and style, and find the device that trains."""
+        self.folder = Path(self.home) if self.home else None
+        self.library = self.photos if isinstance(self.photos, Photos) else Photos.open(Path(self.photos))
+        self.look = self.style if isinstance(self.style, Style) else Style(self.style)
+        self.device = choose_device(self.training.device)
+
+    def objective(self) -> Objective:
+        """What this client's filter is to reach."""
+        features = load_features(self.loss.features, self.loss.weights).to(self.device)
+        weight = self.loss.style * self.look.factor
+        loss = self.loss
+        return Objective(features, self.look.targets(features), loss.content, weight, loss.layers, loss.total_variation)
+
+    def task(self, seed: int, proximal: float = 0.0) -> Task:
+        """What to train on; crops and their content features are made once and kept."""
+        if self._content is None:
+            crops = self.library.crops(self.training.size, self.training.crops, self.training.seed)
+            self._content = Content(crops, self.objective(), self.device)
+        return Task(self._content, self._content.objective, self.training, seed, proximal, self.device)
+
+    def fit(self, base: Base, *, round: int = 0, proximal: float = 0.0) -> Update:  # noqa: A002  the field's word
+        """Train for a round from the base and the private parameters, keep those, and give the update of the shared ones.
+
+        Raises ParamsError when the base does not fit what is kept at home, and any error of photos or training.
+        """
+        kept, memory = self._recall()
+        shared, private = params.split(base.weights, self.method.shares)
+        if kept:
+            params.check_alike(kept, private, "the private parameters at home")
+        net = build(base.arch, base.padding, params.merge(shared, kept or private))
+        for progress in self.method.fit(net, self.task(derive(self.training.seed, "round", round), proximal), memory):
+            if self.folder:
+                append_json(self.folder / "losses.jsonl", {"round": round, **progress.as_dict()})
+        new, private = params.split(_weights(net), self.method.shares)
+        self._keep(private, memory)
+        return Update(clip(params.subtract(new, shared), self.privacy.clip if self.privacy else 0.0))
+
+    def personalize(
+        self,
+        base: Base,
+        *,
+        iterations: int = 100,
+        full: bool = False,
+        session: str | Path | None = None,
+        facts: Mapping[str, Any] | None = None,
+        validation: Image.Image | None = None,
+    ) -> Job[Filter]:
+        """A job that makes a filter from the base and the private parameters at home, if there are any.
+
+        `full` trains every parameter instead of the method's private ones. With a `session` folder the job survives its process, and a
+        stylised `validation` photo lies beside each checkpoint as its preview. `facts` are added to the filter's own.
+        """
+        kept, _ = self._recall()
+        shared, private = params.split(base.weights, self.method.shares)
+        net = build(base.arch, base.padding, params.merge(shared, kept or private))
+        memory: dict[str, Tensor] = {}
+        task = self.task(derive(self.training.seed, "personalize"))
+
+        def finish(progress: Progress) -> Filter:
+            return Filter(base.arch, base.padding, _weights(net), self.facts(base, progress, full) | dict(facts or {}))
+
+        return Job(
+            net,
+            memory,
+            lambda: self.method.personalize(net, task, memory, iterations, full),
+            finish,
+            iterations=iterations,
+            session=Session(Path(session), self.identity(base, kept, full)) if session else None,
+            preview=(lambda: Filter(base.arch, base.padding, _weights(net))(validation)) if validation else None,
+        )
+
+    def facts(self, base: Base, progress: Progress, full: bool) -> dict[str, Any]:
+        """What is known of a filter and may travel with it: no path, no name, no time."""
+        return {
+            "strength": self.look.strength,
+            "density": self.look.density,
+            "method": type(self.method).__name__.lower(),
+            "trained": "all" if full else "private",
+            "iterations": progress.iteration,
+            "base_sha256": base.sha256,
+            "loss": dataclasses.asdict(self.loss) | {"weights": "", "strength": self.look.strength, "density": self.look.density},
+        }
+
+    def identity(self, base: Base, kept: params.Params, full: bool) -> dict[str, Any]:
+        """Every input of a personalisation, for its session; it stays on the device."""
+        return {
+            "base": base.sha256,
+            "kept": params.fingerprint(kept),
+            "photos": self.library.digest(),
+            "style": self.look.digest(),
+            "method": [type(self.method).__name__, repr(self.method)],
+            "loss": dataclasses.asdict(self.loss),
+            "training": dataclasses.asdict(dataclasses.replace(self.training, iterations=0)),
+            "full": full,
+        }
+
+    def evaluate(self, model: Base | Filter, photos: Photos) -> dict[str, float]:
+        """Mean content, style and total loss of a base or filter on photos, at this client's style."""
+        objective = self._content.objective if self._content else self.objective()
+        net = build(model.arch, model.padding, model.weights).to(self.device)
+        return evaluate(net, objective, photos.views(self.training.size))
+
+    def _recall(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        path = self.folder / "private.safetensors" if self.folder else None
+        if path is None or not path.exists():
+            return {}, {}
+        state = params.load(path)
+        parts = {kind: {k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)} for kind in ("net/", "memory/")}
+        if len(parts["net/"]) + len(parts["memory/"]) != len(state):
+            raise ParamsError(f"{path} holds tensors that fedstyle did not write: remove it to start this client afresh")
+        return parts["net/"], parts["memory/"]
+
+    def _keep(self, private: params.Params, memory: params.Params) -> None:
+        if self.folder:
+            params.save(
+                {f"net/{k}": v for k, v in private.items()} | {f"memory/{k}": v for k, v in memory.items()},
+                self.folder / "private.safetensors",
+            )
+
+
+def _weights(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in net.named_parameters()}

@@ -1,0 +1,242 @@
+"""One TOML a run, read into frozen dataclasses: [data] [net] [loss] [training] [method] [privacy] [server] [export].
+
+A field's default is the value that a run takes when the file is silent. An unknown key is an error that names the file, the key and the
+nearest valid one. Paths in the file are relative to the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self, get_type_hints
+
+from fedstyle import tables
+from fedstyle.errors import ConfigError
+from fedstyle.net import ARCHITECTURES, PADDINGS
+from fedstyle.tables import nearest, need, read
+
+
+@dataclass(frozen=True)
+class Data:
+    """Who has which photos and which style image."""
+
+    photos: str | tuple[str, ...] = "demo"
+    """`demo` (photographs that scikit-image carries), a folder, or a list with one folder a client."""
+    clients: int = 0
+    """Split one folder's photos among this many clients; 0 takes each sub-folder of `photos` as one client's."""
+    styles: str | tuple[str, ...] = "painted"
+    """`painted` (fedstyle's own generators), a folder of images, or a list of images; client i takes the i-th, round and round."""
+    holdout: int = 1
+    """Photos kept out of training, to judge filters on: of the whole when one folder is split, of each client's own otherwise."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        need(self.clients >= 0, "data.clients", self.clients, "give a number of clients, or 0 for one client a sub-folder")
+        need(self.holdout >= 0, "data.holdout", self.holdout, "give 0 or more photos")
+
+
+@dataclass(frozen=True)
+class Net:
+    """The transform network."""
+
+    arch: str = "cnnLite"
+    padding: str = "reflect"
+    width: int = 0
+    """Channels at full resolution, for quick studies; 0 is the architecture's own (32 for cnn, 16 for cnnLite)."""
+
+    def __post_init__(self) -> None:
+        """Check names."""
+        need(self.arch in ARCHITECTURES, "net.arch", self.arch, f"choose one of {', '.join(ARCHITECTURES)}")
+        need(self.padding in PADDINGS, "net.padding", self.padding, f"choose one of {', '.join(PADDINGS)}")
+        need(0 <= self.width <= 128, "net.width", self.width, "give 1 to 128 channels, or 0 for the architecture's own")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a filter is trained to reach: content weight, style weight, weights per layer, total variation."""
+
+    features: str = "tiny"
+    """The feature network: tiny, vgg16 or vgg19."""
+    weights: str = ""
+    """A file with the feature network's weights; empty takes the embedded or the cached ones."""
+    content: float = 1.0
+    style: float = 1.0
+    layers: tuple[float, ...] = (1.0, 1.0, 1.0)
+    """Weight of each style tap, from fine to coarse."""
+    total_variation: float = 0.0
+    strength: int = 5
+    """Style strength 1..10, as in Create ML."""
+    density: int = 256
+    """Style density 64..1024 pixels, as in Create ML."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("content", "style", "total_variation"):
+            need(getattr(self, name) >= 0, f"loss.{name}", getattr(self, name), "a weight is 0 or more")
+        need(
+            len(self.layers) == 3 and min(self.layers) >= 0 < max(self.layers), "loss.layers", self.layers, "give three weights, not all 0"
+        )
+        need(1 <= self.strength <= 10, "loss.strength", self.strength, "give 1 to 10")
+        need(64 <= self.density <= 1024, "loss.density", self.density, "give 64 to 1024 pixels")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a client trains, in a round and when it personalises."""
+
+    size: int = 192
+    """Side of the square training crops in pixels, a multiple of 4."""
+    batch: int = 4
+    crops: int = 32
+    """Crops that a client cuts from its photos; their content features are computed once."""
+    iterations: int = 100
+    """Iterations of personalisation; 0 leaves it out."""
+    rate: float = 1e-3
+    """Adam's rate for convolutions."""
+    norm_rate: float = 1e-2
+    """Adam's rate for instance-norm scale and shift."""
+    warmup: int = 10
+    """Iterations over which a fresh optimiser's rates rise to their value."""
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        need(self.size >= 32 and self.size % 4 == 0, "training.size", self.size, "give a multiple of 4 from 32 on")
+        for name, least in (("batch", 1), ("crops", 1), ("iterations", 0), ("warmup", 0), ("seed", 0)):
+            need(getattr(self, name) >= least, f"training.{name}", getattr(self, name), f"give {least} or more")
+        for name in ("rate", "norm_rate"):
+            need(0 < getattr(self, name) <= 1, f"training.{name}", getattr(self, name), "a learning rate lies over 0 and up to 1")
+        need(self.device in DEVICES, "training.device", self.device, f"choose one of {', '.join(DEVICES)}")
+
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """What is done to an update before it leaves; the allow-list of the wire is always on."""
+
+    clip: float = 0.0
+    """Largest joint L2 norm of a client's whole update; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        need(self.clip >= 0, "privacy.clip", self.clip, "give a norm over 0, or 0 for none")
+
+
+@dataclass(frozen=True)
+class Server:
+    """The federation: engine, rounds, cohort and Flower strategy."""
+
+    engine: Literal["inline", "ray"] = "inline"
+    rounds: int = 10
+    cohort: int = 0
+    """Clients sampled a round, by seed; 0 is all of them."""
+    strategy: str = "FedAvg"
+    """The name of a stock strategy in flwr.serverapp.strategy."""
+    options: Mapping[str, float] = field(default_factory=dict)
+    """That strategy's own numbers, such as eta or beta."""
+    min_replies: float = 1.0
+    """Least share of the cohort that must reply; a round with fewer fails the run."""
+    timeout: float = 3600.0
+    """Seconds that a round waits for replies."""
+    wire: Literal["fp32", "fp16"] = "fp16"
+    """Type of the numbers that cross the wire; the server widens them to fp32 before it aggregates."""
+    workers: int = 0
+    """Clients that train at once, one thread each; 0 is one a core."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name, least in (("rounds", 0), ("cohort", 0), ("workers", 0)):
+            need(getattr(self, name) >= least, f"server.{name}", getattr(self, name), f"give {least} or more")
+        need(0 < self.min_replies <= 1, "server.min_replies", self.min_replies, "give a share over 0 and up to 1")
+        need(self.timeout > 0, "server.timeout", self.timeout, "give seconds over 0")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is made of each client's filter at the end."""
+
+    clients: bool = True
+    """Whether each client's filter is exported and verified."""
+    size: int = 512
+    precision: Literal["fp16", "fp32"] = "fp16"
+    author: str = ""
+    license: str = ""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        need(64 <= self.size <= 4096 and self.size % 4 == 0, "export.size", self.size, "give a multiple of 4 from 64 to 4096")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. `method` keeps the table as it stands: `method.name` and that method's own fields."""
+
+    data: Data = field(default_factory=Data)
+    net: Net = field(default_factory=Net)
+    loss: Loss = field(default_factory=Loss)
+    training: Training = field(default_factory=Training)
+    method: Mapping[str, Any] = field(default_factory=lambda: {"name": "fedbn"})
+    privacy: Privacy = field(default_factory=Privacy)
+    server: Server = field(default_factory=Server)
+    export: Export = field(default_factory=Export)
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a TOML file and apply overrides of the form `table.key=value`.
+
+        Raises ConfigError, naming the file, for a file that is absent or no TOML, an unknown key, or a value of the wrong type or range.
+        """
+        path = Path(path)
+        found = tables.load(path)
+        try:
+            for text in overrides:
+                tables.override(found, text)
+            return cls._from_tables(found, path.parent)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from_tables(cls, found: Mapping[str, Any], home: Path) -> Self:
+        known = {item.name: item for item in fields(cls)}
+        for name, table in found.items():
+            if name not in known:
+                raise ConfigError(f"unknown table [{name}]{nearest(name, known)}")
+            if not isinstance(table, dict):
+                raise ConfigError(f"{name} = {table!r}: it is a table; write [{name}] and its keys below it")
+        hints = get_type_hints(cls)
+        parts: dict[str, Any] = {name: read(hints[name], table, name) for name, table in found.items() if name != "method"}
+        if "method" in found:
+            parts["method"] = {"name": "fedbn", **found["method"]}
+        config = cls(**parts)
+        data = dataclasses.replace(
+            config.data, photos=_located(config.data.photos, "demo", home), styles=_located(config.data.styles, "painted", home)
+        )
+        loss = dataclasses.replace(config.loss, weights=_located(config.loss.weights, "", home))
+        return dataclasses.replace(config, data=data, loss=loss)
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """The configuration as plain tables, every default written out."""
+        return {item.name: tables.plain(getattr(self, item.name)) for item in fields(self)}
+
+    def toml(self) -> str:
+        """The configuration as TOML that `load` reads back to an equal value."""
+        parts = []
+        for name, table in self.tables().items():
+            parts.append("\n".join([f"[{name}]", *(f"{key} = {tables.write(value)}" for key, value in table.items())]))
+        return "\n\n".join(parts) + "\n"
+
+
+def _located(value: Any, word: str, home: Path) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_located(item, word, home) for item in value)
+    if value == word:
+        return value
+    try:
+        return str((home / Path(value).expanduser()).resolve())
+    except RuntimeError:
+        raise ConfigError(f"the path {value!r} begins with a user who is not known here: write the folder out") from None

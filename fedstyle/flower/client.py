@@ -1,0 +1,123 @@
+"""The device's side of a run: a Flower ClientApp that trains the client it holds, and lets nothing out but a delta or a code.
+
+What goes wrong on a device is written to `errors.log` in the client's own home; the server gets a code of `wire.Failure`, never a text.
+`ledger.jsonl` there gets a line for everything that leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedstyle.base import Base
+from fedstyle.errors import ConfigError, FedstyleError, OutputError, ParamsError, PhotoError, StyleError, WireError
+from fedstyle.files import append_json
+from fedstyle.flower.wire import HELLO, Contract, Failure, sizes, write_failure
+
+PARTITION = "partition-id"
+"""Where Flower keeps the number of a node's partition in its node_config."""
+
+
+class Delta(Protocol):
+    """What a client gives after a round: `fedstyle.client.Update`."""
+
+    @property
+    def delta(self) -> Mapping[str, torch.Tensor]:
+        """The change of the shared parameters, by name, in fp32."""
+
+
+class Trainee(Protocol):
+    """What trains on a device: `fedstyle.client.Client`."""
+
+    def fit(self, base: Base, *, round: int, proximal: float) -> Delta:
+        """Train for a round and give the update."""
+
+
+class Clients(Protocol):
+    """The clients of a run by partition, as their own side reaches them: `fedstyle.population.Clients`.
+
+    It is called once a message, from several threads, and may keep what it made. The ray engine pickles it.
+    """
+
+    def home(self, partition: int) -> Path:
+        """The client's folder, also for one that cannot be made."""
+
+    def __call__(self, partition: int) -> Trainee:
+        """The client; any exception it raises becomes a code."""
+
+
+def client_app(find: Callable[[Context], tuple[Contract, Clients]]) -> ClientApp:
+    """The Flower app of a device; `find` gives its contract, and the clients of the run that the context belongs to."""
+    app = ClientApp()
+
+    @app.query()
+    def hello(message: Message, context: Context) -> Message:
+        """Say which partition this node holds."""
+        partition = context.node_config.get(PARTITION)
+        if not isinstance(partition, int):
+            return Message(write_failure(Failure.SETUP), reply_to=message)
+        content = RecordDict({HELLO: ConfigRecord({"partition": partition})})
+        return Message(content, reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        """Train for a round."""
+        return Message(answer(find, message.content, context), reply_to=message)
+
+    return app
+
+
+def answer(find: Callable[[Context], tuple[Contract, Clients]], content: RecordDict, context: Context) -> RecordDict:
+    """The content of the reply to a training message: a delta or a failure, whatever happens."""
+    torch.set_num_threads(1)  # on every engine, so that the same seed gives the same bits; workers fill the cores
+    home, number, stage = None, 0, Failure.SETUP
+    try:
+        contract, clients = find(context)
+        partition = int(context.node_config[PARTITION])
+        home = clients.home(partition)
+        stage = Failure.BASE
+        order = contract.read_order(content)
+        number, stage = order.round, Failure.UNKNOWN
+        update = clients(partition).fit(order.base, round=order.round, proximal=order.proximal)
+        stage = Failure.UPDATE
+        reply = contract.write_delta(update.delta)
+        arrays = sizes(reply)
+        append_json(home / "ledger.jsonl", {"round": number, "kind": "update", "arrays": arrays, "bytes": sum(arrays.values())})
+        return reply
+    except (Exception, SystemExit) as error:  # noqa: BLE001  the text of any exception may hold a path or a name
+        code = classify(error, stage)
+        if home is not None:
+            _note(home, number, code, error)
+        return write_failure(code)
+
+
+def classify(error: BaseException, stage: Failure) -> Failure:
+    """The code for an error; where its class says nothing, the stage of the work decides."""
+    kinds: Mapping[type[BaseException], Failure] = {
+        ConfigError: Failure.SETUP,
+        PhotoError: Failure.PHOTOS,
+        StyleError: Failure.STYLE,
+        WireError: stage,
+        ParamsError: Failure.BASE,
+        OutputError: Failure.DISK,
+        FedstyleError: Failure.TRAINING if stage is Failure.UNKNOWN else stage,
+    }
+    return next((code for kind, code in kinds.items() if isinstance(error, kind)), stage)
+
+
+def _note(home: Path, number: int, code: Failure, error: BaseException) -> None:
+    """Keep the whole story at home; a disk that takes no more is no reason to say more to the server."""
+    facts: dict[str, Any] = {"round": number, "kind": "failure", "code": code.value, "bytes": len(code.value)}
+    with contextlib.suppress(OutputError, OSError):
+        append_json(home / "ledger.jsonl", facts)
+        with open(home / "errors.log", "a", encoding="utf-8") as log:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            log.write(f"{now} round {number}: {code}\n{''.join(traceback.format_exception(error))}\n")

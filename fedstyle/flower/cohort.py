@@ -1,0 +1,202 @@
+"""The grid that stands between a stock strategy and Flower's: it shows the strategy one seeded, complete, ordered cohort a round.
+
+Strategies are not subclassed. All that fedstyle adds on the server happens in what they send and receive through their grid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedstyle import params
+from fedstyle.base import Base
+from fedstyle.errors import FederationError, WireError
+from fedstyle.flower.wire import HELLO, TYPES, Contract, Failure, Order, pack, read_failure, sizes
+
+PATIENCE = 60.0
+"""Seconds within which all nodes must have joined when a run starts."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a round sent and received: who was sampled, who replied, why others did not, and bytes of arrays both ways."""
+
+    number: int
+    cohort: tuple[int, ...]
+    replied: tuple[int, ...]
+    failures: Mapping[int, str]
+    bytes_up: int
+    bytes_down: int
+
+
+def sample(clients: int, size: int, seed: int, number: int) -> tuple[int, ...]:
+    """The partitions of a round's cohort, sorted: a function of seed and round alone, the same on every engine and Python."""
+    order = sorted(range(clients), key=lambda partition: hashlib.sha256(f"{seed}\0{number}\0{partition}".encode()).digest())
+    return tuple(sorted(order[:size]))
+
+
+def shared_arrays(arrays: ArrayRecord) -> dict[str, Tensor]:
+    """A strategy's arrays as fp32 tensors; some stock strategies reckon in fp64."""
+    return {name: torch.from_numpy(array.numpy().astype(np.float32)) for name, array in arrays.items()}
+
+
+@dataclass
+class Cohort(Grid):
+    """A strategy's view of `grid`: the nodes of the round's cohort, and replies in which base + delta stands under the shared names.
+
+    `base` gives the values of the parameters that are not shared. `done` rounds went before. `stop` ends the waiting from another thread;
+    `pause` is the time between two looks for replies. Raises FederationError when too few clients join or reply.
+    """
+
+    grid: Grid
+    contract: Contract
+    base: Base
+    clients: int
+    size: int
+    seed: int
+    min_replies: float
+    timeout: float
+    done: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+    pause: float = 0.05
+    traffic: Traffic | None = None
+    nodes: dict[int, int] = field(default_factory=dict)
+    """The node that holds each partition."""
+
+    def gather(self) -> None:
+        """Wait until every partition's node is there and has said so: sampling before that would see a part of them."""
+        asked: set[int] = set()
+        late = time.monotonic() + min(PATIENCE, self.timeout)
+        while len(self.nodes) < self.clients:
+            new = sorted(set(self.grid.get_node_ids()) - asked)
+            asked.update(new)
+            replies, _ = self._exchange({node: Message(RecordDict(), node, MessageType.QUERY) for node in new})
+            for node, reply in sorted(replies.items()):
+                self._enter(node, reply)
+            if len(self.nodes) < self.clients and time.monotonic() > late:
+                raise FederationError(
+                    f"only {len(self.nodes)} of {self.clients} clients are there, of {len(asked)} nodes: start as many nodes as the "
+                    f"configuration has clients (flwr run: --federation-config num-supernodes={self.clients})"
+                )
+            if not new and self.stop.wait(max(self.pause, 0.05)):
+                raise FederationError("the run was stopped")
+
+    def _enter(self, node: int, reply: Message) -> None:
+        if reply.has_error() or HELLO not in reply.content.config_records:
+            return
+        partition = reply.content.config_records[HELLO].get("partition")
+        if type(partition) is not int or not 0 <= partition < self.clients:
+            return  # a node more than the configuration has clients takes no part
+        if partition in self.nodes:
+            raise FederationError(f"two nodes say that they hold partition {partition}: give every node its own partition-id")
+        self.nodes[partition] = node
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes of the next round's cohort, by partition."""
+        return [self.nodes[partition] for partition in sample(self.clients, self.size, self.seed, self.done + 1)]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:  # noqa: ARG002
+        """Do a round: ask the cohort, check every reply, and give the strategy those that hold, by partition.
+
+        `self.timeout` rules, whatever the strategy asks.
+        """
+        orders = list(messages)
+        if not orders:  # the evaluation that is switched off
+            return []
+        self.done += 1
+        held = {node: partition for partition, node in self.nodes.items()}
+        asked = dict(sorted((held[message.metadata.dst_node_id], message) for message in orders))
+        before = shared_arrays(orders[0].content.array_records["arrays"])
+        content = self.contract.write_order(self._order(before, orders[0].content.config_records["config"]))
+        for message in asked.values():
+            message.content = content
+        replies, late = self._exchange(asked)
+        failures = {partition: Failure.LATE if partition in late else Failure.LOST for partition in asked}
+        good, received = {}, 0
+        for partition, reply in sorted(replies.items()):
+            if reply.has_error():  # Flower's own: a dead process or node; its text is not looked at
+                continue
+            received += sum(sizes(reply.content).values())
+            try:
+                good[partition] = self._accept(reply, before)
+                del failures[partition]
+            except WireError:
+                failures[partition] = read_failure(reply.content) or Failure.INVALID
+        sent = len(asked) * sum(sizes(content).values())
+        self.traffic = Traffic(self.done, tuple(asked), tuple(good), {p: code.value for p, code in failures.items()}, received, sent)
+        self._check(self.traffic)
+        return list(good.values())
+
+    def _order(self, shared: Mapping[str, Tensor], config: Mapping[str, Any]) -> Order:
+        private = {name: value for name, value in self.base.weights.items() if name not in shared}
+        base = Base(self.base.arch, self.base.padding, params.merge(private, shared))
+        return Order(base, self.done, float(config.get("proximal-mu", 0.0)))
+
+    def _accept(self, reply: Message, before: Mapping[str, Tensor]) -> Message:
+        """The reply as a stock strategy wants it: base + delta, and the same weight for every client."""
+        delta = self.contract.read_delta(reply.content)
+        arrays = pack(params.add(before, delta), TYPES["fp32"])
+        reply.content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})})
+        return reply
+
+    def _check(self, traffic: Traffic) -> None:
+        least = max(1, math.ceil(self.min_replies * len(traffic.cohort) - 1e-9))
+        if len(traffic.replied) >= least:
+            return
+        codes = ", ".join(f"{code} {count}" for code, count in sorted(Counter(traffic.failures.values()).items()))
+        raise FederationError(
+            f"round {traffic.number}: only {len(traffic.replied)} of {len(traffic.cohort)} clients replied ({codes}), and {least} must: "
+            "see errors.log in those clients' folders, or lower server.min_replies"
+        )
+
+    def _exchange(self, messages: Mapping[int, Message]) -> tuple[dict[int, Message], set[int]]:
+        """Send messages and wait for their replies; gives the replies by the messages' keys, and the keys that were not answered in time.
+
+        A message that the grid does not take is in neither.
+        """
+        taken = set(self.grid.push_messages(list(messages.values())))
+        waiting = {message.metadata.message_id: key for key, message in messages.items() if message.metadata.message_id in taken}
+        replies: dict[int, Message] = {}
+        end = time.monotonic() + self.timeout
+        while waiting and time.monotonic() < end:
+            found = list(self.grid.pull_messages(list(waiting)))
+            for reply in found:
+                key = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if key is not None:
+                    replies[key] = reply
+            if waiting and not found and self.stop.wait(self.pause):
+                raise FederationError("the run was stopped")
+        return replies, set(waiting.values())
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Not for strategies: a message that goes round `send_and_receive` would go round its checks."""
+        raise NotImplementedError
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Not for strategies, see `push_messages`."""
+        raise NotImplementedError
+
+    def create_message(self, *arguments: Any, **named: Any) -> Message:
+        """Not for strategies, see `push_messages`."""
+        raise NotImplementedError
+
+    def set_run(self, run: Any) -> None:
+        """As the grid below."""
+        self.grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """As the grid below."""
+        return self.grid.run

@@ -1,0 +1,78 @@
+"""A federation on the engine that the configuration names."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from functools import partial
+
+from flwr.app import Context
+from flwr.serverapp import Grid
+
+from fedstyle.base import Base
+from fedstyle.config import Config, Server
+from fedstyle.flower.client import Clients, client_app
+from fedstyle.flower.inline import run_inline
+from fedstyle.flower.ray import run_ray
+from fedstyle.flower.server import Round, cohort_size, serve
+from fedstyle.flower.strategies import make_strategy
+from fedstyle.flower.wire import Contract
+from fedstyle.methods import make_method
+
+__all__ = ["Round", "check_strategy", "count_workers", "run_federation"]
+
+
+def check_strategy(server: Server, count: int) -> None:
+    """Raise ConfigError unless `[server]` names a strategy, options and a cohort that fit so many clients."""
+    make_strategy(server.strategy, server.options, cohort_size(server, count))
+
+
+def count_workers(server: Server) -> int:
+    """The clients that train at once: `server.workers`, or one for each core that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return server.workers or cores or 1
+
+
+def run_federation(
+    config: Config,
+    base: Base,
+    clients: Clients,
+    count: int,
+    *,
+    on_round: Callable[[Round], None] = lambda _: None,
+    done: int = 0,
+    grid: Grid | None = None,
+) -> Base:
+    """Train `base` with `count` clients, partitions 0..count-1, for the rounds of `config.server`, and give the last base.
+
+    The same seed and configuration give the same base, bit for bit, on both engines and for any number of workers. `on_round` is called
+    after each round; `done` rounds went before. With a `grid` the run serves that instead of starting an engine: for a Flower ServerApp,
+    whose clients run elsewhere. Raises ConfigError before anything starts for what cannot be run, and FederationError for a round that
+    cannot go on.
+    """
+    check_strategy(config.server, count)
+    contract = Contract.of(base, make_method(config.method).shares, config.server.wire)
+    run = partial(serve, config=config, base=base, contract=contract, clients=count, on_round=on_round, done=done)
+    if grid is not None:
+        return run(grid)
+    workers = min(count_workers(config.server), count)
+    if config.server.engine == "ray":
+        app = client_app(partial(_kept, uuid.uuid4().hex, contract, clients))
+        return run_ray(app, count, workers, lambda below, stop: run(below, stop=stop))
+    return run_inline(client_app(partial(_given, contract, clients)), count, workers, lambda below: run(below, pause=0.0))
+
+
+def _given(contract: Contract, clients: Clients, _: Context) -> tuple[Contract, Clients]:
+    return contract, clients
+
+
+_KEEP: dict[str, tuple[Contract, Clients]] = {}
+
+
+def _kept(run: str, contract: Contract, clients: Clients, _: Context) -> tuple[Contract, Clients]:
+    """The clients that this process saw first in this run: Flower pickles the app anew for each message, and what they keep would go."""
+    if run not in _KEEP:
+        _KEEP.clear()
+        _KEEP[run] = (contract, clients)
+    return _KEEP[run]

@@ -1,0 +1,169 @@
+"""What crosses between server and device, by name, type and shape, and nothing else.
+
+Down, once a round and client: the whole base in fp32 (the norms' values too, so that a new client can start from them; a client that has
+norms of its own ignores them), the round's number and FedProx's factor. Up: the delta of the shared parameters in the wire type, or one of
+a few codes. No weight, metric or photo count goes up: every client counts alike. Once a run: the partition that a node holds.
+
+Neither side believes the other: each reads with a contract made from its own configuration.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
+
+from fedstyle import params
+from fedstyle.base import Base
+from fedstyle.errors import ParamsError, WireError
+
+BASE, ROUND, DELTA, FAILURE, HELLO = "base", "round", "delta", "failure", "hello"
+"""The names of the records in a message."""
+
+Kind = np.dtype[np.floating[Any]]
+TYPES: dict[str, Kind] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
+
+
+class Failure(StrEnum):
+    """Why a client has no part in a round; the last three are the server's own finding and never cross."""
+
+    SETUP = "setup"
+    PHOTOS = "photos"
+    STYLE = "style"
+    BASE = "base"
+    TRAINING = "training"
+    UPDATE = "update"
+    DISK = "disk"
+    UNKNOWN = "unknown"
+    INVALID = "invalid"
+    """The reply breaks the contract."""
+    LOST = "lost"
+    """The device, or the process that stood for it, is gone."""
+    LATE = "late"
+    """No reply in time."""
+
+
+_FOUND = (Failure.INVALID, Failure.LOST, Failure.LATE)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a server asks of a client: train this base, in this round, with FedProx's factor (0: without)."""
+
+    base: Base
+    round: int
+    proximal: float
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What one side lets cross: every parameter's shape, the names that go up, and the type in which they do."""
+
+    arch: str
+    padding: str
+    shapes: Mapping[str, tuple[int, ...]]
+    shared: frozenset[str]
+    wire: Literal["fp16", "fp32"] = "fp16"
+
+    @classmethod
+    def of(cls, base: Base, shares: Callable[[str], bool], wire: Literal["fp16", "fp32"] = "fp16") -> Self:
+        """The contract for networks like `base`; `shares` is the method's allow-list."""
+        shapes = {name: tuple(base.weights[name].shape) for name in sorted(base.weights)}
+        return cls(base.arch, base.padding, shapes, frozenset(filter(shares, shapes)), wire)
+
+    def write_order(self, order: Order) -> RecordDict:
+        """The message's content for a client."""
+        facts = ConfigRecord({"round": order.round, "proximal": order.proximal})
+        return RecordDict({BASE: pack(order.base.weights, TYPES["fp32"]), ROUND: facts})
+
+    def read_order(self, content: RecordDict) -> Order:
+        """What a server asks; raises WireError for anything that does not fit this device's own network."""
+        if set(content) != {BASE, ROUND}:
+            raise WireError(f"the server's message holds other records than {BASE!r} and {ROUND!r}: it is not this version of fedstyle")
+        facts = content.config_records.get(ROUND, ConfigRecord())
+        number, proximal = facts.get("round"), facts.get("proximal")
+        if type(number) is not int or number < 1 or not isinstance(proximal, float) or not 0 <= proximal < math.inf:
+            raise WireError("the server's message has no usable round number and proximal factor")
+        weights = unpack(content.array_records.get(BASE), self.shapes, TYPES["fp32"], "the server's base")
+        return Order(Base(self.arch, self.padding, weights, {"round": number - 1}), number, proximal)
+
+    def write_delta(self, delta: params.Params) -> RecordDict:
+        """The message's content for the server; raises WireError unless `delta` is exactly the shared names, finite in the wire type."""
+        like = {name: torch.empty(self.shapes[name], device="meta") for name in self.shared}
+        try:
+            params.check_alike(delta, like, "the update")
+        except ParamsError as error:
+            raise WireError(str(error)) from None
+        with np.errstate(over="ignore"):
+            record = pack(delta, TYPES[self.wire])
+        self.read_delta(RecordDict({DELTA: record}))  # fp16 ends at 65,504
+        return RecordDict({DELTA: record})
+
+    def read_delta(self, content: RecordDict) -> dict[str, Tensor]:
+        """A client's delta, widened to fp32; raises WireError for anything but finite arrays of the shared names, shapes and type."""
+        if set(content) != {DELTA}:
+            raise WireError(f"the reply holds other records than {DELTA!r}")
+        shapes = {name: self.shapes[name] for name in sorted(self.shared)}
+        return unpack(content.array_records.get(DELTA), shapes, TYPES[self.wire], "the delta")
+
+
+def pack(weights: params.Params, kind: Kind) -> ArrayRecord:
+    """Tensors as Flower's arrays, names sorted, in this type."""
+    arrays = {name: weights[name].detach().cpu().numpy() for name in sorted(weights)}
+    return ArrayRecord({name: Array(np.ascontiguousarray(value, kind).reshape(value.shape)) for name, value in arrays.items()})
+
+
+def unpack(record: ArrayRecord | None, shapes: Mapping[str, tuple[int, ...]], kind: Kind, what: str) -> dict[str, Tensor]:
+    """Flower's arrays as fp32 tensors; raises WireError unless names, shapes and type are exactly these and all is finite.
+
+    No header is parsed: the bytes must begin with the very header that numpy writes for this shape and type.
+    """
+    if record is None or set(record) != set(shapes):
+        raise WireError(f"{what} has not the {len(shapes)} expected tensors")
+    weights = {}
+    for name in sorted(shapes):
+        array, header = record[name], _header(shapes[name], kind)
+        size = math.prod(shapes[name]) * kind.itemsize
+        if (array.dtype, tuple(array.shape), array.stype) != (kind.name, shapes[name], "numpy.ndarray"):
+            raise WireError(f"{what}: {name!r} is not {kind.name} of shape {shapes[name]}")
+        if array.data[: len(header)] != header or len(array.data) != len(header) + size:
+            raise WireError(f"{what}: the bytes of {name!r} are not an array of its type and shape")
+        values = np.frombuffer(array.data, kind, offset=len(header)).reshape(shapes[name]).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise WireError(f"{what}: {name!r} holds a value that is not finite")
+        weights[name] = torch.from_numpy(values)
+    return weights
+
+
+def sizes(content: RecordDict) -> dict[str, int]:
+    """The bytes of each array in a message's content."""
+    return {name: len(array.data) for record in content.array_records.values() for name, array in record.items()}
+
+
+def write_failure(code: Failure) -> RecordDict:
+    """A client's failure: the code is all that crosses."""
+    return RecordDict({FAILURE: ConfigRecord({"code": code.value})})
+
+
+def read_failure(content: RecordDict) -> Failure | None:
+    """The code in a client's reply, or None when it is no failure; a code that no device sends reads as INVALID."""
+    if FAILURE not in content:
+        return None
+    code = content.config_records.get(FAILURE, ConfigRecord()).get("code")
+    return next((known for known in Failure if known == code and known not in _FOUND), Failure.INVALID)
+
+
+@functools.cache
+def _header(shape: tuple[int, ...], kind: Kind) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": kind.str, "fortran_order": False, "shape": shape})
+    return stream.getvalue()

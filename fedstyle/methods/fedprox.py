@@ -1,0 +1,24 @@
+"""FedProx: local training is pulled back to the base (Li et al. 2020, arXiv:1812.06127)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fedstyle.methods.fedavg import FedAvg
+from fedstyle.methods.local import round_descent
+from fedstyle.training import Progress, Task
+
+
+@dataclass(frozen=True)
+class FedProx(FedAvg):
+    """Share all parameters and add (mu/2) ‖w - base‖² to the local loss; a server that names its own mu may only raise it."""
+
+    mu: float = 0.1
+
+    def fit(self, net: nn.Module, task: Task, memory: MutableMapping[str, Tensor]) -> Iterator[Progress]:
+        """A few steps on all parameters, pulled back to the base."""
+        return round_descent(net, dataclasses.replace(task, proximal=max(self.mu, task.proximal)), memory, self)

@@ -1,0 +1,82 @@
+"""Local training alone, the baseline of every federation, and the two descents that most methods are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from fedstyle.training import Progress, Task, descend, everything
+
+
+class Rates(Protocol):
+    """The hyper-parameters of a round of plain descent."""
+
+    @property
+    def steps(self) -> int:
+        """Iterations a round."""
+
+    @property
+    def lr(self) -> float:
+        """Adam's rate for convolutions."""
+
+    @property
+    def norm_lr(self) -> float:
+        """Adam's rate for norms."""
+
+    @property
+    def keep_moments(self) -> bool:
+        """Whether Adam goes on where it stood in the round before."""
+
+    def shares(self, name: str) -> bool:
+        """Whether a parameter is sent."""
+
+
+def round_descent(net: nn.Module, task: Task, memory: MutableMapping[str, Tensor], rates: Rates) -> Iterator[Progress]:
+    """Descent on all parameters for `rates.steps` iterations, with FedProx's term when the server asks for it."""
+    memory.pop("iteration", None)
+    if not rates.keep_moments:
+        memory.clear()
+    anchor = None
+    if task.proximal:
+        anchor = {name: value.detach().clone() for name, value in net.named_parameters() if rates.shares(name)}
+    return descend(net, task, memory, iterations=rates.steps, rate=rates.lr, norm_rate=rates.norm_lr, anchor=anchor)
+
+
+def personal_descent(
+    net: nn.Module, task: Task, memory: MutableMapping[str, Tensor], iterations: int, trains: Callable[[str], bool] | None
+) -> Iterator[Progress]:
+    """Descent at the rates of `[training]` on the parameters that `trains` accepts, or on all."""
+    training = task.training
+    return descend(net, task, memory, iterations=iterations, rate=training.rate, norm_rate=training.norm_rate, trains=trains or everything)
+
+
+@dataclass(frozen=True)
+class Local:
+    """Share nothing: each client trains alone, and keeps its whole network from round to round."""
+
+    steps: int = 10
+    lr: float = 1e-3
+    norm_lr: float = 1e-2
+    keep_moments: bool = True
+
+    def shares(self, name: str) -> bool:  # noqa: ARG002  nothing leaves, whatever its name
+        """Nothing."""
+        return False
+
+    def fit(self, net: nn.Module, task: Task, memory: MutableMapping[str, Tensor]) -> Iterator[Progress]:
+        """A few steps on all parameters."""
+        return round_descent(net, task, memory, self)
+
+    def personalize(
+        self,
+        net: nn.Module,
+        task: Task,
+        memory: MutableMapping[str, Tensor],
+        iterations: int,
+        full: bool,  # noqa: ARG002  the whole network is private
+    ) -> Iterator[Progress]:
+        """Descent on all parameters."""
+        return personal_descent(net, task, memory, iterations, None)

@@ -1,0 +1,181 @@
+"""Who takes part in a simulation: each device's photos, the photos kept out to judge its filter, and its style image."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fedstyle.client import Client
+from fedstyle.config import Config, Data
+from fedstyle.demo import demo_photos
+from fedstyle.errors import ConfigError, StyleError
+from fedstyle.methods import make_method
+from fedstyle.paint import PAINTERS, paint
+from fedstyle.photos import Photos, divide
+from fedstyle.picture import open_image
+from fedstyle.style import Style
+from fedstyle.training import derive
+
+
+@dataclass(frozen=True)
+class Device:
+    """One simulated device. `heldout` are distinct photos that no training ever sees; empty where there are too few photos."""
+
+    id: str
+    photos: Photos
+    heldout: Photos
+    style_name: str
+    style_file: Path | None
+
+    def style_image(self, seed: int) -> Image.Image:
+        """The style image: the device's file, or a picture that fedstyle paints by its name and `seed`."""
+        return open_image(self.style_file, error=StyleError) if self.style_file else paint(self.style_name, seed=seed)
+
+
+@dataclass(frozen=True)
+class Population:
+    """All devices of a run, and how many files were no usable photo, by reason."""
+
+    devices: tuple[Device, ...]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+
+def plan(config: Config) -> Population:
+    """Divide photos and styles among devices as `[data]` says, by the run's seed; the same config gives the same population.
+
+    Raises PhotoError, StyleError or ConfigError for folders that are missing, empty or too small.
+    """
+    data, seed = config.data, config.training.seed
+    libraries, skipped = _libraries(data, derive(seed, "photos"))
+    styles = _styles(data)
+    width = max(3, len(str(len(libraries) - 1)))
+    devices = []
+    for index, (photos, heldout) in enumerate(libraries):
+        name, file = styles[index % len(styles)]
+        if file:
+            open_image(file, side=64, error=StyleError)  # a style that is none is found before anything is written
+        devices.append(Device(f"{index:0{width}d}", photos, heldout, name, file))
+    return Population(tuple(devices), skipped)
+
+
+def _libraries(data: Data, seed: int) -> tuple[list[tuple[Photos, Photos]], dict[str, int]]:
+    """Training and held-out photos of each client, and what was skipped."""
+    if isinstance(data.photos, tuple):
+        folders = [Path(folder) for folder in data.photos]
+    elif data.photos == "demo":
+        whole = Photos.open(list(demo_photos().values()))
+        return _split(whole, data, seed)
+    elif data.clients:
+        return _split(Photos.open(Path(data.photos)), data, seed)
+    else:
+        root = Path(data.photos)
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")) if root.is_dir() else [root]
+        if not folders:
+            raise ConfigError(
+                f"data.photos = {data.photos!r} has no sub-folders: set data.clients to split its photos, or make a folder a client"
+            )
+    if data.clients and data.clients != len(folders):
+        raise ConfigError(f"data.clients = {data.clients}, but data.photos lists {len(folders)} folders: leave data.clients out")
+    libraries, skipped = [], dict[str, int]()
+    for number, folder in enumerate(folders):
+        whole = Photos.open(folder)
+        for reason, count in whole.skipped.items():
+            skipped[reason] = skipped.get(reason, 0) + count
+        kept_out = min(data.holdout, len(whole) - 1)
+        order = np.random.default_rng(derive(seed, number)).permutation(len(whole)).tolist()
+        libraries.append((whole.subset(sorted(order[kept_out:])), whole.subset(sorted(order[:kept_out]))))
+    return libraries, skipped
+
+
+def _split(whole: Photos, data: Data, seed: int) -> tuple[list[tuple[Photos, Photos]], dict[str, int]]:
+    clients = data.clients or len(whole) - data.holdout
+    if len(whole) < clients + data.holdout or clients < 1:
+        raise ConfigError(
+            f"data.photos holds {len(whole)} usable photos: too few for data.clients = {clients} and data.holdout = {data.holdout}; "
+            "give more photos, or lower one of them"
+        )
+    order = np.random.default_rng(seed).permutation(len(whole)).tolist()
+    heldout = whole.subset(sorted(order[: data.holdout]))
+    return [(part, heldout) for part in divide(whole.subset(sorted(order[data.holdout :])), clients, seed)], dict(whole.skipped)
+
+
+def _styles(data: Data) -> list[tuple[str, Path | None]]:
+    """Names and files of the style images, in order; a painted one has no file."""
+    if data.styles == "painted":
+        return [(name, None) for name in PAINTERS]
+    if isinstance(data.styles, tuple):
+        files = [Path(file) for file in data.styles]
+        if missing := [file for file in files if not file.is_file()]:
+            raise StyleError(f'the style image {missing[0]} does not exist: give images in data.styles, or "painted"')
+    else:
+        files = list(Photos.open(Path(data.styles)).paths)
+    if not files:
+        raise StyleError('data.styles is empty: give a folder of images, a list of images, or "painted"')
+    return [(_plain_name(file.stem), file) for file in files]
+
+
+def _plain_name(stem: str) -> str:
+    """A file's stem as a name that is safe in a file system and in a model's metadata."""
+    return "".join(char if char.isalnum() or char in "-_" else "-" for char in stem)[:60] or "style"
+
+
+@dataclass
+class Clients:
+    """Makes the run's clients, each with its home under `out`/clients; it can be pickled to another process.
+
+    The most recently used clients stay in memory with their crops and content features, at most `resident` of them.
+    """
+
+    config: Config
+    out: Path
+    resident: int = 64
+    _made: OrderedDict[int, Client] = field(default_factory=OrderedDict, init=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only the recipe travels, not the clients."""
+        return {"config": self.config, "out": self.out, "resident": self.resident}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start with no client made."""
+        self.__init__(**state)  # type: ignore[misc]
+
+    @functools.cached_property
+    def population(self) -> Population:
+        """The devices."""
+        return plan(self.config)
+
+    def home(self, partition: int) -> Path:
+        """The device's own folder."""
+        return self.out / "clients" / self.population.devices[partition].id
+
+    def __call__(self, partition: int) -> Client:
+        """The client of a partition, made at its first use."""
+        with self._lock:
+            if partition in self._made:
+                self._made.move_to_end(partition)
+                return self._made[partition]
+            device, config = self.population.devices[partition], self.config
+        style = Style(device.style_image(config.training.seed), strength=config.loss.strength, density=config.loss.density)
+        client = Client(
+            self.home(partition),
+            device.photos,
+            style,
+            method=make_method(config.method),
+            privacy=config.privacy,
+            loss=config.loss,
+            training=config.training,
+        )
+        with self._lock:
+            self._made[partition] = client
+            while len(self._made) > self.resident:
+                self._made.popitem(last=False)
+        return client

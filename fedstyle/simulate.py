@@ -1,0 +1,205 @@
+"""A federation on one machine: rounds, personal filters, verified exports, and a run folder that tells what happened."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from fedstyle.base import Base
+from fedstyle.config import Config
+from fedstyle.errors import FedstyleError, OutputError
+from fedstyle.export import export, verify
+from fedstyle.files import append_json, read_lines, write_bytes, write_json
+from fedstyle.filter import Filter
+from fedstyle.flower.engine import Round, check_strategy, count_workers, run_federation
+from fedstyle.methods import make_method
+from fedstyle.perceptual import load_features
+from fedstyle.population import Clients, Population, plan
+from fedstyle.report import write_report
+
+Watch = Callable[[str, int, int], None]
+"""Called with a stage (`rounds`, `filters`, `exports`), how much of it is done, and how much there is."""
+
+__all__ = ["History", "Population", "plan", "simulate"]
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run left: its folder, a dictionary a round, the summary, and the final base."""
+
+    folder: Path
+    rounds: tuple[dict[str, Any], ...]
+    summary: dict[str, Any]
+    base: Base
+
+
+def simulate(config: Config, out: str | Path, *, watch: Watch | None = None) -> History:
+    """Run a whole federation into the folder `out`: base, personal filters, exports, report.
+
+    Everything that can be checked is checked before `out` is made. Raises OutputError when `out` holds a run already, ConfigError,
+    PhotoError or StyleError for what the configuration names, and FederationError when a round fails.
+    """
+    out, watch = Path(out), watch or (lambda stage, done, total: None)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} exists and is not empty: a run is never overwritten; choose another folder for --out")
+    make_method(config.method)
+    load_features(config.loss.features, config.loss.weights)
+    clients = Clients(config, out)
+    devices = clients.population.devices
+    check_strategy(config.server, len(devices))
+    write_bytes(out / "config.toml", config.toml().encode())
+    started = time.monotonic()
+    rounds: list[dict[str, Any]] = []
+
+    def on_round(now: Round) -> None:
+        now.base.save(out / "base")
+        rounds.append(_line(now, clients))
+        append_json(out / "history.jsonl", rounds[-1])
+        watch("rounds", now.number, config.server.rounds)
+
+    width = config.net.width or None
+    base = Base.new(config.net.arch, config.net.padding, seed=config.training.seed, width=width)
+    base.save(out / "base")
+    watch("rounds", 0, config.server.rounds)
+    base = run_federation(config, base, clients, len(devices), on_round=on_round)
+    base.save(out / "base")
+    federated = time.monotonic()
+    rows: dict[int, dict[str, Any]] = {}
+    spent = 0.0
+    # Filters are trained by the workers; exports stay in this thread, for torch.export and coremltools are not thread-safe.
+    for partition, row, filter in _filters(config, clients, base, watch):
+        rows[partition] = row
+        if filter and config.export.clients:
+            begun = time.monotonic()
+            row.update(_export(config, clients.home(partition), row, filter))
+            spent += time.monotonic() - begun
+            watch("exports", sum(1 for row in rows.values() if row["package"]), len(devices))
+    ended = time.monotonic()
+    summary = {
+        "format": "fedstyle-run-1",
+        "rounds": config.server.rounds,
+        "engine": config.server.engine,
+        "strategy": config.server.strategy,
+        "method": str(config.method["name"]),
+        "arch": config.net.arch,
+        "features": config.loss.features,
+        "seconds": round(ended - started, 2),
+        "bytes_up": sum(row["bytes_up"] for row in rounds),
+        "bytes_down": sum(row["bytes_down"] for row in rounds),
+        "base_sha256": base.sha256,
+        "photos_skipped": dict(clients.population.skipped),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("fedstyle", "torch", "flwr")},
+        "timings": {
+            "federation": round(federated - started, 2),
+            "personalization": round(ended - federated - spent, 2),
+            "export": round(spent, 2),
+        },
+        "clients": [rows[partition] for partition in sorted(rows)],
+    }
+    write_json(out / "summary.json", summary)
+    write_report(out)
+    return History(out, tuple(rounds), summary, base)
+
+
+def _line(now: Round, clients: Clients) -> dict[str, Any]:
+    """A round as a line of history; the losses come from the clients' own homes, not over the wire."""
+    devices = clients.population.devices
+    losses = []
+    for partition in now.replied:
+        lines = [line for line in read_lines(clients.home(partition) / "losses.jsonl") if line["round"] == now.number]
+        losses += lines[-1:]
+    keys = ("content", "style", "total")
+    return {
+        "round": now.number,
+        "sampled": len(now.cohort),
+        "replied": len(now.replied),
+        "cohort": [devices[partition].id for partition in now.cohort],
+        "failures": {devices[partition].id: code for partition, code in now.failures.items()},
+        "bytes_up": now.bytes_up,
+        "bytes_down": now.bytes_down,
+        "seconds": round(now.seconds, 3),
+        "base_sha256": now.base.sha256,
+        "loss": {key: statistics.fmean(line[key] for line in losses) for key in keys} if losses else None,
+    }
+
+
+def _filters(config: Config, clients: Clients, base: Base, watch: Watch) -> Iterator[tuple[int, dict[str, Any], Filter | None]]:
+    """Make every client's filter, several at a time; yield each as it is ready."""
+    count = len(clients.population.devices)
+    with ThreadPoolExecutor(count_workers(config.server), initializer=torch.set_num_threads, initargs=(1,)) as workers:
+        running = {workers.submit(_personalize, config, clients, base, partition): partition for partition in range(count)}
+        try:
+            for done, future in enumerate(as_completed(running), 1):
+                watch("filters", done, count)
+                yield running[future], *future.result()
+        except BaseException:
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _personalize(config: Config, clients: Clients, base: Base, partition: int) -> tuple[dict[str, Any], Filter | None]:
+    """Train, judge and save one client's filter; a client that fails gets a code and does not stop the others."""
+    device, home = clients.population.devices[partition], clients.home(partition)
+    judged = device.heldout if len(device.heldout) else device.photos
+    row: dict[str, Any] = {
+        "id": device.id,
+        "style": device.style_name,
+        "strength": config.loss.strength,
+        "density": config.loss.density - config.loss.density % 4,
+        "photos": len(device.photos),
+        "heldout": len(device.heldout),
+        "heldout_kind": "unseen photos" if len(device.heldout) else "training photos",
+        "losses": None,
+        "improvement": None,
+        "filter": None,
+        "package": None,
+        "parity": None,
+        "error": None,
+    }
+    try:
+        client = clients(partition)
+        job = client.personalize(base, iterations=config.training.iterations, facts={"name": device.style_name})
+        for progress in job:
+            append_json(home / "personal.jsonl", progress.as_dict())
+        filter = job.result()
+        before, after = client.evaluate(base, judged), client.evaluate(filter, judged)
+        filter.save(home / "filter")
+        _pictures(home / "pictures", client.look.image, judged.load(0), Filter(base.arch, base.padding, base.weights), filter)
+    except FedstyleError as error:
+        append_json(home / "errors.jsonl", {"stage": "personalize", "error": str(error)})
+        return row | {"error": type(error).__name__}, None
+    losses = {"before": before, "after": after}
+    return row | {"losses": losses, "improvement": 1 - after["total"] / before["total"], "filter": f"clients/{device.id}/filter"}, filter
+
+
+def _export(config: Config, home: Path, row: dict[str, Any], filter: Filter) -> dict[str, Any]:
+    """Export a filter next to it, run the exported file, and say how faithful it is."""
+    path = home / f"{row['style']}.mlpackage"
+    wishes = {key: value for key, value in (("author", config.export.author), ("license", config.export.license)) if value}
+    try:
+        export(filter, path, size=config.export.size, precision=config.export.precision, metadata=wishes)
+        parity = verify(path, filter)
+    except FedstyleError as error:
+        append_json(home / "errors.jsonl", {"stage": "export", "error": str(error)})
+        return {"error": type(error).__name__}
+    return {"package": f"clients/{home.name}/{path.name}", "parity": parity.as_dict()}
+
+
+def _pictures(folder: Path, style: Image.Image, photo: Image.Image, base: Filter, filter: Filter) -> None:
+    """Small pictures of what the report shows."""
+    photo.thumbnail((512, 512), Image.Resampling.LANCZOS)
+    style = style.copy()
+    style.thumbnail((512, 512), Image.Resampling.LANCZOS)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in (("style", style), ("photo", photo), ("base", base(photo)), ("filter", filter(photo))):
+        picture.convert("RGB").save(folder / f"{name}.jpg", quality=90)

@@ -1,0 +1,78 @@
+"""A style image and its parameters: what the filter is to look like, how strongly, and at what size of strokes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fedstyle.errors import StyleError
+from fedstyle.perceptual import FeatureNet, gram
+from fedstyle.photos import open_image
+from fedstyle.picture import MAX_ASPECT, MIN_SIDE
+
+STRENGTH_STEP = 1.6
+"""One step of strength multiplies the style weight by this: 1 is 0.15 times the weight at 5, 10 is 10.5 times."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """A style image (a path or a PIL image) with strength 1..10 and density 64..1024.
+
+    *Strength* scales the style weight geometrically around 5, by 1.6 a step: at 1 the style is just visible, at 10 it overwhelms the photo.
+    *Density* is the length in pixels of the style image's shorter side when the feature network sees it: strokes are that much larger in
+    the filter's output. A value that is no multiple of 4 is rounded down with a notice, as Create ML does.
+    Raises StyleError for an image that cannot be read or a value out of range.
+    """
+
+    image: Image.Image = field(repr=False)
+    strength: int = 5
+    density: int = 256
+
+    def __init__(self, image: str | Path | Image.Image, *, strength: int = 5, density: int = 256) -> None:
+        if not (type(strength) is int and 1 <= strength <= 10):
+            raise StyleError(f"style strength {strength!r}: give a whole number from 1 to 10")
+        if not (type(density) is int and 64 <= density <= 1024):
+            raise StyleError(f"style density {density!r}: give a number of pixels from 64 to 1024")
+        if density % 4:
+            warnings.warn(f"style density {density} is no multiple of 4: taken as {density - density % 4}", stacklevel=2)
+        picture = image.convert("RGB") if isinstance(image, Image.Image) else open_image(Path(image), StyleError)
+        if min(picture.size) < MIN_SIDE or max(picture.size) > MAX_ASPECT * min(picture.size):
+            raise StyleError(
+                f"the style image has {picture.width}x{picture.height} pixels: "
+                f"give one with {MIN_SIDE} or more on its short side, at most {MAX_ASPECT} times as long as wide"
+            )
+        object.__setattr__(self, "image", picture)
+        object.__setattr__(self, "strength", strength)
+        object.__setattr__(self, "density", density - density % 4)
+
+    @property
+    def factor(self) -> float:
+        """What the style weight is multiplied by for this strength; 1 at strength 5."""
+        return float(STRENGTH_STEP ** (self.strength - 5))
+
+    @functools.cached_property
+    def pixels(self) -> Tensor:
+        """The image (1, 3, H, W) in [0, 1] with `density` pixels on its shorter side."""
+        scale = self.density / min(self.image.size)
+        width, height = (max(self.density, round(side * scale)) for side in self.image.size)
+        small = self.image.resize((width, height), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
+
+    @torch.no_grad()
+    def targets(self, features: FeatureNet) -> tuple[Tensor, ...]:
+        """The style image's Gram matrix (C, C) at each tap."""
+        pixels = self.pixels.to(features.scales.device)
+        return tuple(gram(tap)[0] for tap in features(pixels))
+
+    def digest(self) -> str:
+        """A SHA-256 of the pixels and parameters; it identifies a session on this device and never leaves it."""
+        head = f"{self.strength} {self.density} {self.image.size} ".encode()
+        return hashlib.sha256(head + self.image.tobytes()).hexdigest()

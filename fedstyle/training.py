@@ -1,0 +1,203 @@
+"""The training loop, used by clients in a round and by personalisation alike.
+
+`descend` is an iterator of progress: its caller may stop it, slice it, or save the state between two steps. The batch of an iteration is a
+function of seed and iteration number alone, so that weights, Adam's moments and the iteration number are the whole state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fedstyle.config import Training
+from fedstyle.errors import ConfigError, FedstyleError, ParamsError
+from fedstyle.net import is_norm
+from fedstyle.perceptual import Losses, Objective
+
+KEEP_BYTES = 256 * 2**20
+"""Content features are kept up to this size a client, and computed again beyond it."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands after an iteration: the batch's mean losses before its update."""
+
+    iteration: int
+    iterations: int
+    content: float
+    style: float
+    total: float
+
+    @property
+    def fraction(self) -> float:
+        """The share of the work that is done, 0..1."""
+        return self.iteration / self.iterations if self.iterations else 1.0
+
+    def as_dict(self) -> dict[str, float]:
+        """The fields as JSON."""
+        return asdict(self)
+
+
+def derive(seed: int, *words: object) -> int:
+    """A 63-bit seed that depends on `seed` and on each word; equal inputs give equal seeds on every machine."""
+    text = "\0".join(map(str, (seed, *words)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for `auto`, `cpu`, `cuda` or `mps`; raises ConfigError when the named one is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = "cuda" if there["cuda"] else "mps" if there["mps"] else "cpu"
+    if not there.get(name):
+        raise ConfigError(f"training.device = {name!r}: this machine has none; use one of auto, {', '.join(d for d in there if there[d])}")
+    return torch.device(name)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 products are fast on this device; without hardware support they are hundreds of times slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        able: Mapping[str, object] = torch.cpu.get_capabilities()
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
+    return False
+
+
+class Content:
+    """Training crops (N, 3, S, S) uint8 with their content features, each computed once and alone: its bits depend on no batch."""
+
+    def __init__(self, crops: Tensor, objective: Objective, device: torch.device) -> None:
+        self.crops, self.objective, self.device = crops, objective, device
+        self._kept: dict[int, Tensor] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    @torch.no_grad()
+    def _features(self, index: int) -> Tensor:
+        if index in self._kept:
+            return self._kept[index]
+        tap = self.objective.content_features(self.pixels([index]))[0]
+        if self._bytes < KEEP_BYTES:
+            self._kept[index] = tap
+            self._bytes += tap.numel() * tap.element_size()
+        return tap
+
+    def pixels(self, indices: list[int]) -> Tensor:
+        """Crops as (n, 3, S, S) in [0, 1] on the device."""
+        return self.crops[indices].to(self.device).float() / 255
+
+    def batch(self, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        """A batch drawn by `seed`: pixels (n, 3, S, S) and their content features; n is at most the number of crops."""
+        order = torch.randperm(len(self.crops), generator=torch.Generator().manual_seed(seed))
+        indices = order[:size].tolist()
+        return self.pixels(indices), torch.stack([self._features(index) for index in indices])
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a client trains on: its content, its objective, how, and the seed that orders the batches.
+
+    `proximal` is FedProx's mu, as the server's strategy asks for it; 0 is none.
+    """
+
+    content: Content
+    objective: Objective
+    training: Training
+    seed: int = 0
+    proximal: float = 0.0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+def everything(name: str) -> bool:  # noqa: ARG001  a predicate on names
+    """Train every parameter."""
+    return True
+
+
+def descend(
+    net: nn.Module,
+    task: Task,
+    memory: MutableMapping[str, Tensor],
+    *,
+    iterations: int,
+    rate: float,
+    norm_rate: float,
+    trains: Callable[[str], bool] = everything,
+    anchor: Mapping[str, Tensor] | None = None,
+) -> Iterator[Progress]:
+    """Train the parameters whose names `trains` accepts with Adam (Kingma and Ba 2015), and yield after each iteration.
+
+    `memory` holds Adam's moments and step count under `adam/...` and the iteration under `iteration`: with the same memory and weights the
+    loop goes on where it stood. Rates rise linearly over the first `training.warmup` steps of the optimiser: a fresh Adam's first steps
+    are as long as its later ones while its variance estimate is still one gradient old. With `anchor`, (mu/2) ‖w - anchor‖² is added
+    (FedProx, Li et al. 2020), mu being `task.proximal`. Raises FedstyleError when a loss is not finite, ParamsError when the moments are
+    another network's.
+    """
+    net.to(task.device).train()
+    fast = has_fast_bf16(task.device)
+    if fast:
+        net.to(memory_format=torch.channels_last)
+    chosen = {name: value for name, value in net.named_parameters() if trains(name)}
+    for name, value in net.named_parameters():
+        value.requires_grad_(name in chosen)
+    groups = ([value for name, value in chosen.items() if is_norm(name)], [value for name, value in chosen.items() if not is_norm(name)])
+    adam = torch.optim.Adam([{"params": group} for group in groups if group], lr=rate)
+    peaks = [peak for group, peak in zip(groups, (norm_rate, rate), strict=True) if group]
+    step = _recall(adam, chosen, memory)
+    anchor = None if anchor is None else {name: value.to(task.device) for name, value in anchor.items()}
+    done = int(memory.get("iteration", torch.tensor(0)))
+    while done < iterations:
+        step += 1
+        for group, peak in zip(adam.param_groups, peaks, strict=True):
+            group["lr"] = peak * min(1.0, step / max(1, task.training.warmup))
+        pixels, content = task.content.batch(task.training.batch, derive(task.seed, done))
+        if fast:
+            pixels = pixels.to(memory_format=torch.channels_last)
+        with torch.autocast(task.device.type, torch.bfloat16, enabled=fast):
+            losses = task.objective(net(pixels), content)
+        total = losses.total.mean()
+        if anchor is not None and task.proximal:
+            gap = torch.stack([(value - anchor[name]).square().sum() for name, value in chosen.items() if name in anchor])
+            total = total + task.proximal / 2 * gap.sum()
+        if not torch.isfinite(total):
+            raise FedstyleError(f"training diverged: the loss is not finite at iteration {done + 1}; lower the learning rates")
+        adam.zero_grad(set_to_none=True)
+        torch.autograd.backward(total)
+        adam.step()
+        done += 1
+        memory["iteration"] = torch.tensor(done)
+        memory["adam/step"] = torch.tensor(step)
+        yield Progress(done, iterations, **losses.numbers())
+
+
+def _recall(adam: torch.optim.Adam, chosen: Mapping[str, Tensor], memory: MutableMapping[str, Tensor]) -> int:
+    """Give Adam the moments in `memory`, or fresh ones; both then share their storage, so that memory is always up to date."""
+    step = int(memory.get("adam/step", torch.tensor(0)))
+    for name, value in chosen.items():
+        moments = {}
+        for key in ("exp_avg", "exp_avg_sq"):
+            kept = memory.get(f"adam/{key}/{name}")
+            if kept is not None and kept.shape != value.shape:
+                raise ParamsError(f"the moments kept of {name!r} have shape {tuple(kept.shape)}, expected {tuple(value.shape)}")
+            moment = torch.zeros_like(value)  # in the parameter's own memory format, so that a resumed loop rounds as an unbroken one
+            memory[f"adam/{key}/{name}"] = moments[key] = moment if kept is None else moment.copy_(kept)
+        adam.state[value] = {"step": torch.tensor(float(step)), **moments}
+    return step
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, objective: Objective, views: Tensor) -> dict[str, float]:
+    """Mean losses over photos (N, 3, H, W) uint8, one at a time so that the result does not depend on a batch."""
+    net.eval()
+    device = objective.features.scales.device
+    rows: list[Losses] = []
+    for view in views:
+        pixels = view[None].to(device).float() / 255
+        rows.append(objective(net(pixels), objective.content_features(pixels)))
+    return {key: sum(float(getattr(row, key)) for row in rows) / len(rows) for key in ("content", "style", "total")}
