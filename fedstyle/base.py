@@ -83,7 +83,7 @@ def read(folder: Path, kind: str, error: type[FedstyleError]) -> tuple[dict[str,
     if not isinstance(facts, dict) or facts.get("format") != f"fedstyle-{kind}-1":
         raise error(f"{folder}/{kind}.json is not of the format fedstyle-{kind}-1: a newer fedstyle may have written it")
     try:
-        weights = params.load(folder / f"{kind}.safetensors", sha256=facts["file_sha256"])
+        weights = params.load(folder / f"{kind}.safetensors", sha256=str(facts["file_sha256"]))
         build(facts["architecture"], facts["padding"], weights)
     except KeyError as missing:
         raise error(f"{folder}/{kind}.json has no entry {missing}: it was altered; take a fresh copy") from None

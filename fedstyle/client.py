@@ -87,9 +87,10 @@ class Client:
         if kept:
             params.check_alike(kept, private, "the private parameters at home")
         net = build(base.arch, base.padding, params.merge(shared, kept or private))
-        for progress in self.method.fit(net, self.task(derive(self.training.seed, "round", round), proximal), memory):
-            if self.folder:
-                append_json(self.folder / "losses.jsonl", {"round": round, **progress.as_dict()})
+        task = self.task(derive(self.training.seed, "round", round), proximal)
+        lines = [{"round": round, **progress.as_dict()} for progress in self.method.fit(net, task, memory)]
+        if self.folder:
+            append_json(self.folder / "losses.jsonl", *lines)
         new, private = params.split(_weights(net), self.method.shares)
         self._keep(private, memory)
         return Update(clip(params.subtract(new, shared), self.privacy.clip if self.privacy else 0.0))

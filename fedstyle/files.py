@@ -63,13 +63,14 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def append_json(path: Path, value: Any) -> None:
-    """Append one JSON line and fsync it; a last line that a crash tore is dropped first."""
+def append_json(path: Path, *values: Any) -> None:
+    """Append a JSON line for each value, in one write, and fsync it; a last line that a crash tore is dropped first."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b") as file:
             _drop_torn_line(file)
-            file.write((json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            lines = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n" for value in values)
+            file.write("".join(lines).encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

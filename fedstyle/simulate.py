@@ -49,7 +49,7 @@ def simulate(config: Config, out: str | Path, *, watch: Watch | None = None) -> 
     Everything that can be checked is checked before `out` is made. Raises OutputError when `out` holds a run already, ConfigError,
     PhotoError or StyleError for what the configuration names, and FederationError when a round fails.
     """
-    out, watch = Path(out), watch or (lambda stage, done, total: None)
+    out, watch = Path(out), watch or _silent
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists and is not empty: a run is never overwritten; choose another folder for --out")
     make_method(config.method)
@@ -111,6 +111,10 @@ def simulate(config: Config, out: str | Path, *, watch: Watch | None = None) -> 
     return History(out, tuple(rounds), summary, base)
 
 
+def _silent(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
 def _line(now: Round, clients: Clients) -> dict[str, Any]:
     """A round as a line of history; the losses come from the clients' own homes, not over the wire."""
     devices = clients.population.devices
@@ -169,8 +173,7 @@ def _personalize(config: Config, clients: Clients, base: Base, partition: int) -
     try:
         client = clients(partition)
         job = client.personalize(base, iterations=config.training.iterations, facts={"name": device.style_name})
-        for progress in job:
-            append_json(home / "personal.jsonl", progress.as_dict())
+        append_json(home / "personal.jsonl", *(progress.as_dict() for progress in job))
         filter = job.result()
         before, after = client.evaluate(base, judged), client.evaluate(filter, judged)
         filter.save(home / "filter")

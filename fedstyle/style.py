@@ -62,7 +62,7 @@ class Style:
     def pixels(self) -> Tensor:
         """The image (1, 3, H, W) in [0, 1] with `density` pixels on its shorter side."""
         scale = self.density / min(self.image.size)
-        width, height = (max(self.density, round(side * scale)) for side in self.image.size)
+        width, height = (max(self.density, 2 * round(side * scale / 2)) for side in self.image.size)  # even, for networks that halve
         small = self.image.resize((width, height), Image.Resampling.LANCZOS)
         return torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
 

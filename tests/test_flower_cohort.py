@@ -7,7 +7,7 @@ def test_a_cohort_depends_on_seed_and_round_alone():
     assert sample(20, 5, 7, 1) == sample(20, 5, 7, 1)
     assert sample(20, 5, 7, 1) != sample(20, 5, 7, 2)
     assert sample(20, 5, 7, 1) != sample(20, 5, 8, 1)
-    assert sample(20, 5, 7, 1) == (1, 2, 3, 4, 5)
+    assert sample(20, 5, 7, 1) == (0, 4, 9, 14, 19)  # the five least of sha256("7\0" "1\0" "<partition>"), sorted
 
 
 def test_a_cohort_is_sorted_and_holds_nobody_twice():

@@ -194,8 +194,8 @@ def test_a_strategy_that_makes_nothing_of_the_replies_fails_the_run(tmp_path):
 
 
 def test_a_base_that_is_not_finite_fails_the_run(tmp_path):
-    with pytest.raises(FederationError, match="not finite.*lower rates"), pytest.warns(RuntimeWarning):
-        run(tmp_path, strategy="FedAdam", options={"eta": 1e38, "tau": 1e-9})
+    with pytest.raises(FederationError, match=r"round 1: the base that FedAdam made: .* not finite: try lower rates"):
+        run(tmp_path, strategy="FedAdam", options={"eta": 1e40})
 
 
 def test_an_error_of_the_caller_comes_back_as_it_is(tmp_path):
@@ -207,7 +207,7 @@ def test_an_error_of_the_caller_comes_back_as_it_is(tmp_path):
 
 
 def test_a_cohort_larger_than_the_clients_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="server.cohort = 9: there are 5 clients"):
+    with pytest.raises(ConfigError, match=r"server\.cohort = 9: there are 5 clients"):
         run(tmp_path, cohort=9)
 
 
@@ -231,13 +231,14 @@ def test_an_interrupt_stops_promptly(tmp_path):
         "    def __call__(self, partition): return Slow()\n"
         "run_federation(fakes.config(workers=2), fakes.small_base(), Clients(pathlib.Path(sys.argv[1])), 4)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "training\n"
-    process.send_signal(signal.SIGINT)
-    started = time.monotonic()
-    _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - started < 10
+    arguments = [sys.executable, "-c", code, str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, cwd=Path(__file__).parent, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert process.stdout.read(8) == "training"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=10)
+        finally:
+            process.kill()
     assert "KeyboardInterrupt" in errors
     assert process.returncode != 0

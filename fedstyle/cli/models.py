@@ -50,7 +50,7 @@ def read_sizes(ctx: click.Context, param: click.Parameter, text: str | None) -> 
     "--sizes",
     callback=read_sizes,
     metavar="SIZE,SIZE...",
-    help="Several sizes to choose from in the app, the first as default (.mlpackage).",
+    help="Several sizes for the app to choose from (.mlpackage).",
 )
 @click.option(
     "--range", "span", callback=read_sizes, metavar="SMALLEST,LARGEST", help="Any size between two, off the Neural Engine (.mlpackage)."

@@ -40,9 +40,8 @@ def methods(as_json: bool) -> None:
         say(f"{row['name']}: {row['about']}")
         if row["paper"]:
             say(f"  paper   {row['paper']}")
-        say(
-            f"  shares  {row['shares']} ({row['shared_parameters']:,} of {row['shared_parameters'] + row['private_parameters']:,} in cnnLite)"
-        )
+        shared, private = row["shared_parameters"], row["private_parameters"]
+        say(f"  shares  {row['shares']} ({shared:,} of {shared + private:,} in cnnLite)")
         say("  fields  " + ", ".join(f"{key} = {value}" for key, value in row["fields"].items()))
 
 

@@ -78,7 +78,7 @@ def say_facts(facts: Mapping[str, Any], indent: int = 0) -> None:
     """Nested facts as aligned lines."""
     width = max((len(str(key)) for key in facts), default=0)
     for key, value in facts.items():
-        head = f"{'  ' * indent}{str(key).replace('_', ' '):<{width}}"
+        head = f"{'  ' * indent}{key!s:<{width}}"
         if isinstance(value, Mapping) and value:
             say(head.rstrip())
             say_facts(value, indent + 1)

@@ -195,7 +195,10 @@ def _difference(found: Constant, wanted: Constant) -> str:
         return ""
     value, target = value.reshape(-1), target.reshape(-1)
     if found.half:
-        target = target.astype(np.float16).astype(np.float32)
+        rounded = target.astype(np.float16).astype(np.float32)
+        # In short arrays coremltools stores a number that fp16 rounds to zero as fp16's smallest one.
+        lifted = np.copysign(np.float32(2**-24), target)
+        target = np.where((rounded == 0) & (target != 0) & (value == lifted), lifted, rounded)
     wrong = ~(value == target)
     if not wrong.any():
         return ""

@@ -49,7 +49,8 @@ def sample(clients: int, size: int, seed: int, number: int) -> tuple[int, ...]:
 
 def shared_arrays(arrays: ArrayRecord) -> dict[str, Tensor]:
     """A strategy's arrays as fp32 tensors; some stock strategies reckon in fp64."""
-    return {name: torch.from_numpy(array.numpy().astype(np.float32)) for name, array in arrays.items()}
+    with np.errstate(over="ignore"):  # what became infinite is found where the base is checked
+        return {name: torch.from_numpy(array.numpy().astype(np.float32)) for name, array in arrays.items()}
 
 
 @dataclass

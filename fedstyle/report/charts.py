@@ -6,15 +6,18 @@ that they keep their size on a phone.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fedstyle.report.html import Html, join, tag
-from fedstyle.report.words import figure, is_number
+from fedstyle.report.words import is_number
 
 Point = tuple[float, float]
+COLOURS = 8
+"""How many colours the page has for lines."""
 MOST = 240
 """Points of a line at most; a longer one is thinned out."""
 
@@ -65,7 +68,7 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
     """The places moved down as little as needed for `gap` between neighbours, then up where they leave 100."""
     order = sorted(range(len(places)), key=lambda k: places[k])
     done = list(places)
-    for last, this in zip(order, order[1:], strict=False):
+    for last, this in itertools.pairwise(order):
         done[this] = max(done[this], done[last] + gap)
     limit = 100.0
     for this in reversed(order):
@@ -88,7 +91,10 @@ def chart(lines: Sequence[Line], about: str, across: str, *, band: Sequence[tupl
         return tag("p", "There is nothing to draw.", class_="note")
     xs = [x for line in drawn for x, _ in line.points]
     left, right = min(xs), max(xs)
-    rises = ticks(0, max(max(y for line in drawn for _, y in line.points), max((high for *_, high in band), default=0)) or 1)
+    highest = max([y for line in drawn for _, y in line.points] + [high for *_, high in band])
+    rises = ticks(0, highest or 1)
+
+    places = max(0, *(len(f"{y:g}".partition(".")[2]) for y in rises))
 
     def place(x: float, y: float) -> Point:
         return (100 * (x - left) / (right - left) if right > left else 50, 100 - 100 * y / rises[-1])
@@ -99,14 +105,14 @@ def chart(lines: Sequence[Line], about: str, across: str, *, band: Sequence[tupl
         shapes.append(tag("path", d=_path(edge) + "Z", class_="band"))
     for line in drawn:
         spots = [place(x, y) for x, y in thin(line.points)]
-        marks = spots if line.dots and len(spots) <= 40 or len(spots) == 1 else []
+        marks = spots if (line.dots and len(spots) <= 40) or len(spots) == 1 else []
         if len(spots) > 1:
             shapes.append(tag("path", d=_path(spots), class_=f"line k{line.colour}"))
         # A line of no length with round ends is a dot that stays round when the box is stretched.
         shapes += [tag("path", d=f"M{x:.2f} {y:.2f}h0", class_=f"dot k{line.colour}") for x, y in marks]
     labelled = [line for line in drawn if line.end]
     heights = spread([place(*line.points[-1])[1] for line in labelled], 8)
-    texts = [tag("span", figure(y, 2) if y else "0", class_="y", style=f"top:{place(left, y)[1]:.2f}%") for y in rises]
+    texts = [tag("span", f"{y:,.{places}f}" if y else "0", class_="y", style=f"top:{place(left, y)[1]:.2f}%") for y in rises]
     falls = [x for x in ticks(left, right, whole=True) if left <= x <= right] if right > left else [left]
     texts += [tag("span", f"{x:,.0f}", class_="x", style=f"left:{place(x, 0)[0]:.2f}%") for x in falls]
     texts += [tag("span", line.end, class_=f"end k{line.colour}", style=f"top:{y:.2f}%") for line, y in zip(labelled, heights, strict=True)]

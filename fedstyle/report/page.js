@@ -22,6 +22,7 @@
     place = (place + step + shown.length) % shown.length;
     picture.src = shown[place].src;
     picture.alt = shown[place].alt;
+    picture.style.setProperty("--ratio", shown[place].getAttribute("width") / shown[place].getAttribute("height"));
     caption.textContent = `${shown[place].alt} (${place + 1} of ${shown.length})`;
   };
   const open = (image) => {

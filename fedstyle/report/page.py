@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from fedstyle.report.charts import Line, chart, legend, points, smooth, spark, window
+from fedstyle.report.curves import course, learning
 from fedstyle.report.html import Html, join, table, tag
 from fedstyle.report.run import Device, Run
 from fedstyle.report.traffic import sent, traffic
 from fedstyle.report.words import NOTHING, amount, change, count, duration, failure, figure, is_number, percent, plural, unpath, verdict
 
 CAPTIONS = {"style": "Style image", "photo": "Photo", "base": "Under the base", "filter": "Under the personal filter"}
-COLOURS = 8
 
 
 def headline(run: Run) -> str:
@@ -47,7 +47,7 @@ def body(run: Run) -> Html:
             _figures(run),
             tag("nav", *(tag("a", text, href=f"#{name}") for name, text in {**links, "run": "The run"}.items()), aria_label="Sections"),
         ),
-        tag("main", _filters(run), _numbers(run), _learning(run), traffic(run), _about(run)),
+        tag("main", _filters(run), _numbers(run), _learned(run), traffic(run), _about(run)),
         tag("footer", "This page holds everything it shows. It sends nothing and loads nothing."),
     )
 
@@ -82,14 +82,14 @@ def _figures(run: Run) -> Html:
     where = "on unseen photos" if kinds == {"unseen photos"} else "partly on training photos" if "unseen photos" in kinds else ""
     middle = percent(abs(statistics.median(gains))) if gains else ""
     side = "lower" if gains and statistics.median(gains) >= 0 else "higher"
-    span = f"; from {change(min(gains))} to {change(max(gains))}" if len(gains) > 1 else ""
+    span = f"; {change(min(gains))} to {change(max(gains))}" if len(gains) > 1 else ""
     tiles = [
         (
             f"{sum(d.works for d in run.devices)} of {len(run.devices)}",
             "devices have their filter",
-            f"from {plural(photos, 'photo')} in all",
+            f"{plural(photos, 'photo')} in all",
         ),
-        (middle, f"{side} loss than the base", f"median {where or 'on training photos'}{span}") if gains else None,
+        (middle, f"{side} loss than the base", f"median, {where or 'on training photos'}{span}") if gains else None,
         (f"{good} of {checked}", "exported files are faithful", "run and compared on this machine") if checked else None,
         (amount(run.summary.get("bytes_up")), "left the devices", f"{amount(run.summary.get('bytes_down'))} came down"),
         (duration(run.summary.get("seconds")), "from start to end", f"engine {run.summary.get('engine', 'unknown')}"),
@@ -151,8 +151,8 @@ def _card(device: Device, k: int) -> Html:
     gain = facts.get("improvement")
     if facts.get("error"):
         result, kind = "No filter", "bad"
-    elif is_number(gain):
-        result, kind = f"Loss {change(gain)}", "good" if gain > 0.005 else "bad"
+    elif gain is not None and is_number(gain):
+        result, kind = change(gain) + (" loss than the base" if gain else ""), "good" if gain > 0.005 else "bad"
     else:
         result, kind = "Not measured", "none"
     losses, before, after = facts.get("losses") or {}, *((facts.get("losses") or {}).get(when) or {} for when in ("before", "after"))
@@ -169,8 +169,6 @@ def _card(device: Device, k: int) -> Html:
         [what, *(figure(values.get(part)) for part in ("content", "style", "total"))]
         for what, values in (("Base", before), ("Filter", after))
     ]
-    personal = points(device.personal, "iteration", "total")
-    curve = f"Loss of device {device.id} while it made its filter: {_course(personal)}"
     return tag(
         "article",
         tag("header", tag("h3", f"Device {device.id}", tag("span", device.style)), tag("p", result, class_=f"gain {kind}")),
@@ -182,22 +180,15 @@ def _card(device: Device, k: int) -> Html:
                 "div",
                 tag("div", *(_shot(device, name, "thumb") for name in ("style", "photo", "base")), class_="thumbs"),
                 table(f"Losses of device {device.id}", ["Loss", "Content", "Style", "Total"], rows) if losses else None,
-                tag("figure", spark(personal, curve), tag("figcaption", _course(personal)), class_="course") if len(personal) > 1 else None,
                 tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in items if value)),
                 class_="side",
             ),
+            course(device),
             class_="look",
         ),
         class_="card",
         id=f"device-{k}",
     )
-
-
-def _course(line: list[tuple[float, float]]) -> str:
-    if not line:
-        return "no iteration"
-    calm = smooth(line, window(len(line)))
-    return f"training loss {figure(line[0][1])} to {figure(calm[-1][1])} in {plural(int(line[-1][0]), 'iteration')}"
 
 
 def _numbers(run: Run) -> Html:
@@ -208,8 +199,9 @@ def _numbers(run: Run) -> Html:
         values = [figure(values.get(part)) for values in (before, after) for part in ("content", "style", "total")]
         gain, size = facts.get("improvement"), device.package_bytes
         end = [change(gain) if is_number(gain) else NOTHING, amount(size) if size else NOTHING, tag("b", word, class_=f"mark {state}")]
-        photos = facts.get("photos")
-        return [device.id, device.style, NOTHING if photos is None else photos, _judged(facts), *values, *end]
+        photos, unseen = facts.get("photos"), facts.get("heldout_kind") == "unseen photos"
+        seen = f"{facts.get('heldout', NOTHING)} unseen" if unseen else "training crops"
+        return [device.id, device.style, NOTHING if photos is None else photos, seen if losses else NOTHING, *values, *end]
 
     parts = [f"{when}: {part}" for when in ("Base", "Filter") for part in ("content", "style", "total")]
     heads: list[object] = ["Device", "Style", "Photos", "Judged on", *parts, "Total loss", "Package", "Export"]
@@ -225,49 +217,8 @@ def _numbers(run: Run) -> Html:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------- how they learned
-
-
-def _learning(run: Run) -> Html:
-    return _section("learning", "How they learned", tag("div", _rounds(run), _personal(run), class_="pair"))
-
-
-def _rounds(run: Run) -> Html | None:
-    """Mean losses after each round, with the range over the devices."""
-    flat = [{"round": line.get("round"), **(line.get("loss") or {})} for line in run.history]
-    names = {"total": "Total", "style": "Style", "content": "Content"}
-    lines = [Line(label, points(flat, "round", part), k, dots=part == "total") for k, (part, label) in enumerate(names.items())]
-    if not lines[0].points:
-        return None
-    last: dict[float, dict[str, float]] = {}
-    for device in run.devices:
-        for x, y in points(device.losses, "round", "total"):
-            last.setdefault(x, {})[device.id] = y
-    known = {x for x, _ in lines[0].points}
-    band = [(x, min(ys.values()), max(ys.values())) for x, ys in sorted(last.items()) if x in known]
-    first, final = lines[0].points[0][1], lines[0].points[-1][1]
-    about = f"Mean total loss of the devices: {figure(first)} after the first round, {figure(final)} after the last."
-    shade = " The shade spans the devices' total losses." if len(band) > 1 else ""
-    text = f"{about} Each device measures its own loss at the end of its training in a round; it does not leave the device.{shade}"
-    return tag("figure", tag("h3", "In rounds, together"), legend(lines), chart(lines, about, "Round", band=band), tag("figcaption", text))
-
-
-def _personal(run: Run) -> Html | None:
-    """Each device's loss while it made its filter."""
-    lines = []
-    named = len(run.devices) <= COLOURS
-    for k, device in enumerate(run.devices):
-        line = points(device.personal, "iteration", "total")
-        calm = smooth(line, window(len(line)))
-        lines.append(Line(f"{device.id} {device.style}", calm, k % COLOURS, end=device.id if named else ""))
-    drawn = [line for line in lines if line.points]
-    if not drawn:
-        return None
-    ends = [line.points[-1][1] for line in drawn]
-    about = f"Loss while {plural(len(drawn), 'device')} made their filters; at the end between {figure(min(ends))} and {figure(max(ends))}."
-    text = "Total loss on training crops, as a running mean: each line is a device that makes its filter from the last base."
-    parts = [tag("h3", "In personalisation, each alone"), legend(lines) if named else None, chart(lines, about, "Iteration")]
-    return tag("figure", *parts, tag("figcaption", text))
+def _learned(run: Run) -> Html:
+    return _section("learning", "How they learned", learning(run) or tag("p", "Nothing was trained.", class_="note"))
 
 
 # ---------------------------------------------------------------------------------------------------------------- the run
@@ -281,12 +232,12 @@ def _about(run: Run) -> Html:
     items += [(name.capitalize(), duration(value)) for name, value in took.items()]
     if digest := summary.get("base_sha256"):
         items.append(("Base", tag("code", digest)))
-    versions = [[str(name), str(value)] for name, value in sorted((summary.get("versions") or {}).items())]
+    versions: list[list[object]] = [[str(name), str(value)] for name, value in sorted((summary.get("versions") or {}).items())]
     parts = [tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in items))]
     again = "fedstyle simulate config.toml --out ANOTHER-FOLDER"
     parts.append(_fold("Run it again", tag("p", "In this run's folder:"), tag("pre", again, tabindex="0")))
     proofs = [
-        unpath(f"fedstyle verify {device.facts['package']} --against {device.facts['filter']}")
+        unpath(shlex.join(["fedstyle", "verify", str(device.facts["package"]), "--against", str(device.facts["filter"])]))
         for device in run.devices
         if device.facts.get("package") and device.facts.get("filter")
     ]

@@ -129,12 +129,13 @@ def _picture(path: Path, side: int) -> Picture | None:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             if max(image.size) > side or image.getexif() or image.format != "JPEG":
-                image = image.convert("RGB")  # noqa: PLW2901
-                image.thumbnail((side, side), Image.Resampling.LANCZOS)
+                small = image.convert("RGB")
+                small.thumbnail((side, side), Image.Resampling.LANCZOS)
                 stream = io.BytesIO()
-                image.save(stream, "JPEG", quality=88, exif=b"")
-                content = stream.getvalue()
-            width, height = image.size
+                small.save(stream, "JPEG", quality=88, exif=b"")
+                content, (width, height) = stream.getvalue(), small.size
+            else:
+                width, height = image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return Picture("data:image/jpeg;base64," + base64.b64encode(content).decode(), width, height)

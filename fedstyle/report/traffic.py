@@ -57,7 +57,11 @@ def _left(run: Run, left: Mapping[str, Any]) -> Html:
     items = [
         f"the change of {plural(len(left), 'array')} of weights, by name{share}: {amount(each)} a round and device",
         "or, when a device fails, one of a few codes and no word more",
+        f"in all {amount(run.summary.get('bytes_up'))}, in {plural(sum(len(device.ledger) for device in run.devices), 'update')}",
     ]
+    if asked := sum(line.get("sampled") or 0 for line in run.history):
+        down = amount((run.summary.get("bytes_down") or 0) / asked)
+        items.append(f"the other way came the base, the same for every device: {down} a round and device")
     return tag("div", tag("h3", "Left the devices"), tag("ul", *(tag("li", item) for item in items)), class_="crossed")
 
 
@@ -86,8 +90,8 @@ def _caution(run: Run) -> Html | None:
     done = f"clipped to a joint norm of {figure(clip)}" if is_number(clip) and clip else "not clipped"
     if any(is_number(value) and value for name, value in privacy.items() if "noise" in name):
         return tag("p", f"Updates were {done}, and noise was added; the configuration below holds the figures.", class_="note")
-    text = f"Updates were {done}, and no noise was added. A weight change is computed from private photos, so in principle it can tell something"
-    return tag("p", f"{text} about them: this run gives no formal (differential) privacy.", class_="note")
+    text = f"Updates were {done}, and no noise was added. A weight change is computed from private photos, so in principle it can tell"
+    return tag("p", f"{text} something about them: this run gives no formal (differential) privacy.", class_="note")
 
 
 def _layers(run: Run, left: Mapping[str, list[float]]) -> Html:
@@ -123,11 +127,11 @@ def _rounds(run: Run) -> Html:
         return tag("p", "There was no round.", class_="note")
     sizes: list[dict[Any, float]] = []
     for device in run.devices:
-        own: Counter[Any] = Counter()
+        own: dict[Any, float] = {}
         for line in device.ledger:
             if is_number(line.get("bytes")):
-                own[line.get("round")] += line["bytes"]
-        sizes.append(dict(own))
+                own[line.get("round")] = own.get(line.get("round"), 0) + line["bytes"]
+        sizes.append(own)
     rows: list[list[object]] = []
     for line in run.history:
         number, failures, cohort = line.get("round"), line.get("failures") or {}, line.get("cohort") or []

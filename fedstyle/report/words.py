@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NOTHING = "–"
-_SMALL = "no one two three four five six seven eight nine ten eleven twelve".split()
+_SMALL = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 FAILURES = {
     "setup": "could not set itself up",

@@ -1,6 +1,6 @@
 """Distil VGG-16's first three taps into the embedded feature network `tiny`.
 
-    python simulation/tiny/distil.py --photos DIR --styles DIR --vgg FILE --out tiny.safetensors [--steps 12000]
+python simulation/tiny/distil.py --photos DIR --styles DIR --vgg FILE --out tiny.safetensors [--steps 12000]
 
 Targets are computed once for a fixed pool of crops, projected on VGG's principal directions; the student then learns from them alone,
 which makes a step eight times cheaper than running VGG in it.
@@ -33,8 +33,8 @@ def pool(photos: Photos, styles: Photos, count: int, generator: torch.Generator)
     crops = torch.cat([small[0][: each // 2], small[1], large[0][: each // 2], large[1]])
     crops = crops[torch.randperm(len(crops), generator=generator)][:count].float() / 255
     mixed = []
-    for image in crops:
-        roll = torch.rand(6, generator=generator)
+    for index in range(len(crops)):
+        image, roll = crops[index], torch.rand(6, generator=generator)
         if roll[0] < 0.5:
             image = image[torch.randperm(3, generator=generator)]
         if roll[1] < 0.3:
@@ -67,6 +67,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--pool", type=int, default=2600)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, help="weights of an earlier run to go on from")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -100,7 +102,7 @@ def main() -> None:
     print(f"targets of {len(crops)} crops in {time.time() - start:.0f} s", flush=True)
 
     kept = len(crops) - 120  # the last crops judge
-    variance = [float(g[:kept].float().square().sum((1)).mean()) for g in goal]
+    variance = [float(g[:kept].float().square().sum(1).mean()) for g in goal]
 
     @torch.no_grad()
     def quality() -> list[float]:
@@ -112,10 +114,15 @@ def main() -> None:
         spread = [float(g[kept:].float().square().sum(1).mean()) for g in goal]
         return [1 - error / value for error, value in zip(errors, spread, strict=True)]
 
-    adam = torch.optim.AdamW(student.parameters(), lr=2e-3, weight_decay=1e-4)
+    # VGG's mean, put back into the heads at the end, so that the taps are VGG's own in a rotated frame and Gram matrices compare.
+    offsets = {f"stages.{i}.head.bias": means[i] @ bases[i] / scales[i] for i in range(3)}
+    if options.start:
+        given = {name: value.float() - offsets.get(name, torch.zeros(())) for name, value in params.load(options.start).items()}
+        student.load_state_dict({"scales": student.scales} | given)
+    adam = torch.optim.AdamW(student.parameters(), lr=options.rate, weight_decay=1e-4)
     for p in student.parameters():
         p.requires_grad_(True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 2e-3, total_steps=options.steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, options.rate, total_steps=options.steps, pct_start=0.05)
     for step in range(1, options.steps + 1):
         chosen = torch.randint(kept, (CHUNK,), generator=generator)
         flip = bool(step % 2)
@@ -133,10 +140,8 @@ def main() -> None:
         if step % 500 == 0 or step == options.steps:
             scores = " / ".join(f"{value:.3f}" for value in quality())
             print(f"step {step}: R2 {scores}, {time.time() - start:.0f} s", flush=True)
-            # Put VGG's mean back, so that the taps are VGG's own in a rotated frame and Gram matrices compare.
             weights = {name: value.detach().clone() for name, value in student.state_dict().items() if name != "scales"}
-            for index in range(3):
-                weights[f"stages.{index}.head.bias"] += means[index] @ bases[index] / scales[index]
+            weights = {name: value + offsets.get(name, torch.zeros(())) for name, value in weights.items()}
             params.save({name: value.half() for name, value in weights.items()}, Path(options.out))
 
 

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedstyle.base import Base
+from fedstyle.config import Training
+
+torch.set_num_threads(1)  # as every client of a federation trains; the test workers fill the cores
+
+
+def picture(seed, size=(96, 80)):
+    """A photo-like picture: colour ramps, a disc and some noise, no two seeds alike."""
+    rng = np.random.default_rng(seed)
+    width, height = size
+    y, x = np.mgrid[0:height, 0:width]
+    image = np.stack([x * 200 / width, y * 200 / height, (x + y) * 100 / (width + height)], -1) + rng.integers(0, 30, (height, width, 3))
+    cx, cy, r = rng.integers(20, 60, 3)
+    image[(x - cx) ** 2 + (y - cy) ** 2 < r * r / 4] = rng.integers(0, 256, 3)
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory):
+    """A folder with three photos of 96 x 80 pixels."""
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(3):
+        picture(seed).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def style_image():
+    """A style image of 64 x 64 pixels: coloured stripes."""
+    y, x = np.mgrid[0:64, 0:64]
+    return Image.fromarray(np.stack([(x // 4) % 2 * 255, (y // 8) % 2 * 255, (x + y) // 8 % 2 * 255], -1).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def base():
+    """A tiny untrained base."""
+    return Base.new("cnnLite", width=4)
+
+
+@pytest.fixture
+def quick():
+    """Training that takes milliseconds."""
+    return Training(size=32, crops=4, batch=2, warmup=2, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def small():
+    """A small filter, for exports."""
+    from export_files import small_filter
+
+    return small_filter()
+
+
+@pytest.fixture(scope="session")
+def exports(small, tmp_path_factory):
+    """The small filter's exports at 64x64 pixels, by precision and suffix; tests change copies of them only."""
+    from fedstyle.export import export
+
+    folder = tmp_path_factory.mktemp("exports")
+    kinds = ["fp16.mlpackage", "fp32.mlpackage", "fp32.mlmodel", "fp32.onnx"]
+    return {kind: export(small, folder / kind, size=64, precision=kind[:4]) for kind in kinds}

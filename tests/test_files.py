@@ -1,0 +1,153 @@
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from fedstyle import files
+from fedstyle.errors import OutputError, SessionError
+
+
+def left(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk that is full: what is written does not reach it."""
+
+    def fsync(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+def test_a_file_is_written_whole_with_its_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "file"
+    files.write_bytes(path, b"one")
+    files.write_bytes(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert left(path.parent) == ["file"]
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert files.sha256(path) == hashlib.sha256(b"two").hexdigest()
+
+
+def test_a_full_disk_leaves_the_old_content_and_nothing_else(tmp_path, full):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(OutputError, match="no space left to write .*file: free some disk space"):
+        files.write_bytes(path, b"new")
+    assert path.read_text() == "old"
+    assert left(tmp_path) == ["file"]
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "below", tmp_path / "folder"):
+        with pytest.raises(OutputError, match="cannot write .*: choose a folder that you may write to"):
+            files.write_bytes(path, b"x")
+    with pytest.raises(OutputError, match="cannot write"):
+        files.append_json(tmp_path / "folder", {})
+    with pytest.raises(OutputError, match="cannot write"), files.locked(tmp_path / "file" / "lock", SessionError("taken")):
+        pass
+    with pytest.raises(OutputError, match="cannot write"), files.staged(tmp_path / "file" / "below"):
+        pass
+    assert left(tmp_path) == ["file", "folder"]
+
+
+def test_json_is_indented_and_strict(tmp_path):
+    files.write_json(tmp_path / "x.json", {"b": "ü", "a": [1]})
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "b": "ü",\n  "a": [\n    1\n  ]\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "x.json", float("nan"))
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["a"] == [1]
+
+
+def test_lines_are_appended_and_a_torn_one_is_left_out_and_dropped(tmp_path):
+    path = tmp_path / "a" / "lines"
+    assert files.read_lines(path) == []
+    files.append_json(path, {"n": 1})
+    files.append_json(path, {"n": "ü"})
+    with open(path, "ab") as file:
+        file.write('{"n": "ü'.encode()[:-1])  # torn within a character
+    assert files.read_lines(path) == [{"n": 1}, {"n": "ü"}]
+    files.append_json(path, {"n": 3})
+    assert files.read_lines(path) == [{"n": 1}, {"n": "ü"}, {"n": 3}]
+    path.write_bytes(b'{"torn": ')
+    files.append_json(path, 4)
+    assert files.read_lines(path) == [4]
+
+
+def test_a_staged_folder_appears_whole_or_not_at_all(tmp_path):
+    with files.staged(tmp_path / "a" / "new") as folder:
+        (folder / "x").write_text("1")
+        assert not (tmp_path / "a" / "new").exists()
+    assert left(tmp_path / "a") == ["new"]
+    assert (tmp_path / "a" / "new").stat().st_mode & 0o777 == 0o755
+    with pytest.raises(RuntimeError, match="stop"), files.staged(tmp_path / "other") as folder:
+        (folder / "x").write_text("1")
+        raise RuntimeError("stop")
+    assert left(tmp_path) == ["a"]
+
+
+def test_a_staged_folder_replaces_only_when_told_to(tmp_path):
+    target = tmp_path / "it"
+    for text in ("old", "new"):
+        with files.staged(target, replace=True) as folder:
+            (folder / text).touch()
+    assert left(target) == ["new"]
+    with pytest.raises(OutputError, match="it exists already: choose another place, or remove it first"), files.staged(target):
+        raise AssertionError("the block must not run")
+    with pytest.raises(RuntimeError, match="stop"), files.staged(target, replace=True):
+        raise RuntimeError("stop")
+    assert left(tmp_path) == ["it"]
+    assert left(target) == ["new"]
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(OutputError, match="exists already"), files.staged(tmp_path / "dangling"):
+        pass
+
+
+def test_a_full_disk_leaves_the_old_folder(tmp_path, full):
+    (tmp_path / "it").mkdir()
+    with pytest.raises(OutputError, match="no space left"), files.staged(tmp_path / "it", replace=True) as folder:
+        (folder / "new").touch()
+    assert left(tmp_path) == ["it"]
+    assert left(tmp_path / "it") == []
+
+
+def test_a_lock_keeps_everybody_else_out_until_it_is_given_back(tmp_path):
+    path = tmp_path / "a" / "lock"
+    with files.locked(path, SessionError("taken")):
+        with pytest.raises(SessionError, match="taken"), files.locked(path, SessionError("taken")):
+            raise AssertionError("the block must not run")
+        found = []
+        thread = threading.Thread(target=lambda: found.append(_is_free(path)))
+        thread.start()
+        thread.join()
+        assert found == [False]
+    assert _is_free(path)
+
+
+def test_a_lock_dies_with_its_process(tmp_path):
+    path = tmp_path / "lock"
+    code = f"import sys; from pathlib import Path; from fedstyle.files import locked\nwith locked(Path({str(path)!r}), SystemExit(3)):\n"
+    code += "    print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        assert not _is_free(path)
+        holder.kill()
+        holder.wait()
+        assert _is_free(path)
+
+
+def _is_free(path):
+    try:
+        with files.locked(path, SessionError("taken")):
+            return True
+    except SessionError:
+        return False
