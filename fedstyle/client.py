@@ -77,16 +77,13 @@ class Client:
             self._content = Content(crops, self.objective(), self.device)
         return Task(self._content, self._content.objective, self.training, seed, proximal, self.device)
 
-    def fit(self, base: Base, *, round: int = 0, proximal: float = 0.0) -> Update:  # noqa: A002  the field's word
+    def fit(self, base: Base, *, round: int = 0, proximal: float = 0.0) -> Update:
         """Train for a round from the base and the private parameters, keep those, and give the update of the shared ones.
 
         Raises ParamsError when the base does not fit what is kept at home, and any error of photos or training.
         """
-        kept, memory = self._recall()
-        shared, private = params.split(base.weights, self.method.shares)
-        if kept:
-            params.check_alike(kept, private, "the private parameters at home")
-        net = build(base.arch, base.padding, params.merge(shared, kept or private))
+        shared, private, memory = self._recall(base)
+        net = build(base.arch, base.padding, params.merge(shared, private))
         task = self.task(derive(self.training.seed, "round", round), proximal)
         lines = [{"round": round, **progress.as_dict()} for progress in self.method.fit(net, task, memory)]
         if self.folder:
@@ -110,9 +107,8 @@ class Client:
         `full` trains every parameter instead of the method's private ones. With a `session` folder the job survives its process, and a
         stylised `validation` photo lies beside each checkpoint as its preview. `facts` are added to the filter's own.
         """
-        kept, _ = self._recall()
-        shared, private = params.split(base.weights, self.method.shares)
-        net = build(base.arch, base.padding, params.merge(shared, kept or private))
+        shared, private, _ = self._recall(base)
+        net = build(base.arch, base.padding, params.merge(shared, private))
         memory: dict[str, Tensor] = {}
         task = self.task(derive(self.training.seed, "personalize"))
 
@@ -125,7 +121,7 @@ class Client:
             lambda: self.method.personalize(net, task, memory, iterations, full),
             finish,
             iterations=iterations,
-            session=Session(Path(session), self.identity(base, kept, full)) if session else None,
+            session=Session(Path(session), self.identity(base, private, full)) if session else None,
             preview=(lambda: Filter(base.arch, base.padding, _weights(net))(validation)) if validation else None,
         )
 
@@ -141,11 +137,11 @@ class Client:
             "loss": dataclasses.asdict(self.loss) | {"weights": "", "strength": self.look.strength, "density": self.look.density},
         }
 
-    def identity(self, base: Base, kept: params.Params, full: bool) -> dict[str, Any]:
+    def identity(self, base: Base, private: params.Params, full: bool) -> dict[str, Any]:
         """Every input of a personalisation, for its session; it stays on the device."""
         return {
             "base": base.sha256,
-            "kept": params.fingerprint(kept),
+            "private": params.fingerprint(private),
             "photos": self.library.digest(),
             "style": self.look.digest(),
             "method": [type(self.method).__name__, repr(self.method)],
@@ -160,15 +156,21 @@ class Client:
         net = build(model.arch, model.padding, model.weights).to(self.device)
         return evaluate(net, objective, photos.views(self.training.size))
 
-    def _recall(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _recall(self, base: Base) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """The base's shared parameters, the private ones (from home, else from the base) and the method's memory."""
+        shared, private = params.split(base.weights, self.method.shares)
         path = self.folder / "private.safetensors" if self.folder else None
         if path is None or not path.exists():
-            return {}, {}
-        state = params.load(path)
+            return shared, private, {}
+        try:
+            state = params.load(path)
+        except ParamsError as error:
+            raise ParamsError(f"{error}: remove it to start this client afresh") from None
         parts = {kind: {k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)} for kind in ("net/", "memory/")}
         if len(parts["net/"]) + len(parts["memory/"]) != len(state):
             raise ParamsError(f"{path} holds tensors that fedstyle did not write: remove it to start this client afresh")
-        return parts["net/"], parts["memory/"]
+        params.check_alike(parts["net/"], private, f"the private parameters in {path}")
+        return shared, parts["net/"], parts["memory/"]
 
     def _keep(self, private: params.Params, memory: params.Params) -> None:
         if self.folder:

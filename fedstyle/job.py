@@ -9,7 +9,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -51,7 +51,7 @@ class Session:
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
         """Hold the folder for this process; raises SessionError when another process holds it or it belongs to other inputs."""
-        taken = SessionError(f"the session {self.folder} is in use by another process: wait for it, or choose another session folder")
+        taken = SessionError(f"the session {self.folder} is in use by another job or process: wait for it, or choose another folder")
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         with locked(self.folder / "session.lock", taken):
             head = self.folder / "session.json"
@@ -123,7 +123,7 @@ class Job(Generic[T]):
         self.progress = Progress(0, iterations, float("nan"), float("nan"), float("nan"))
         self._run = self._drive()
 
-    def _drive(self) -> Iterator[Progress]:
+    def _drive(self) -> Generator[Progress, None, None]:
         with self._session.open() if self._session else contextlib.nullcontext():
             if self._session and (state := self._session.latest(self.progress.iterations)):
                 self._restore(state)
@@ -192,3 +192,7 @@ class Job(Generic[T]):
     def cancel(self) -> None:
         """Stop after the iteration at hand; `result` then raises Cancelled."""
         self._stop.set()
+
+    def close(self) -> None:
+        """Give the session folder back without a result; a new job with it goes on from the last checkpoint."""
+        self._run.close()

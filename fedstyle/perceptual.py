@@ -141,7 +141,6 @@ def tiny_network() -> TinyNet:
     return TinyNet("tiny", [TinyStage(*stage) for stage in plan])
 
 
-@functools.lru_cache(maxsize=4)
 def load_features(name: str, weights: str = "") -> FeatureNet:
     """One resident feature network a process, by name: `tiny` (embedded), `vgg16` or `vgg19`.
 
@@ -149,6 +148,11 @@ def load_features(name: str, weights: str = "") -> FeatureNet:
     empty takes the ones in torchvision's cache. Raises ConfigError for an unknown name, and for weights that are absent (with how to get
     them), of another network, or incomplete.
     """
+    return _resident(name, weights)
+
+
+@functools.lru_cache(maxsize=4)
+def _resident(name: str, weights: str) -> FeatureNet:
     if name not in FEATURES:
         raise ConfigError(f"unknown feature network {name!r}: choose one of {', '.join(FEATURES)}")
     if name == "tiny":

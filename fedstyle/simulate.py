@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from fedstyle.base import Base
+from fedstyle.calling import make_callable
 from fedstyle.config import Config
 from fedstyle.errors import FedstyleError, OutputError
 from fedstyle.export import export, verify
@@ -206,3 +207,6 @@ def _pictures(folder: Path, style: Image.Image, photo: Image.Image, base: Filter
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in (("style", style), ("photo", photo), ("base", base(photo)), ("filter", filter(photo))):
         picture.convert("RGB").save(folder / f"{name}.jpg", quality=90)
+
+
+make_callable(__name__, simulate)

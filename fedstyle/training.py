@@ -162,7 +162,7 @@ def descend(
         with torch.autocast(task.device.type, torch.bfloat16, enabled=fast):
             losses = task.objective(net(pixels), content)
         total = losses.total.mean()
-        if anchor is not None and task.proximal:
+        if anchor and task.proximal:
             gap = torch.stack([(value - anchor[name]).square().sum() for name, value in chosen.items() if name in anchor])
             total = total + task.proximal / 2 * gap.sum()
         if not torch.isfinite(total):

@@ -1,41 +1,72 @@
+"""Each run is a process of its own: Ray leaves processes and warnings behind in the one that started it."""
+
 import importlib.util
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import flower_fakes as fakes
 import pytest
 
-from fedstyle.errors import ConfigError, FederationError
+from fedstyle.errors import ConfigError
 from fedstyle.flower.engine import run_federation
 
-
-def test_ray_gives_the_base_that_inline_gives(tmp_path, capfd):
-    path = os.environ.get("PYTHONPATH")
-    bases = {}
-    for engine in ("inline", "ray"):
-        rounds = []
-        config = fakes.config(engine=engine, workers=2, cohort=3)
-        bases[engine] = run_federation(config, fakes.small_base(), fakes.Fakes(tmp_path / engine), 4, on_round=rounds.append).sha256
-        assert [now.replied for now in rounds] == [now.cohort for now in rounds]
-        assert [(len(now.cohort), now.failures) for now in rounds] == [(3, {})] * 2
-    assert bases["ray"] == bases["inline"]
+RUN = """
+import json, os, pathlib, sys
+import flower_fakes as fakes
+from fedstyle.errors import FedstyleError
+from fedstyle.flower.engine import run_federation
+rounds = []
+clients = fakes.Fakes(pathlib.Path(sys.argv[1]), dead=tuple(json.loads(sys.argv[2])))
+path = os.environ.get("PYTHONPATH")
+try:
+    config = fakes.config(engine="ray", workers=2, cohort=3)
+    base = run_federation(config, fakes.small_base(), clients, 4, on_round=rounds.append).sha256
     assert os.environ.get("PYTHONPATH") == path
-    shown = capfd.readouterr()
-    assert (shown.out, shown.err) == ("", "")
+    print(json.dumps([base, [[now.cohort, now.replied, now.failures] for now in rounds]]))
+except FedstyleError as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+def ray(folder, *, dead=(), **environment):
+    """The result of a run on Ray, and what it wrote to standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(folder), json.dumps(dead)],
+        cwd=Path(__file__).parent,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    return json.loads(done.stdout), done.stderr
+
+
+def test_ray_gives_the_base_that_inline_gives_and_says_nothing(tmp_path):
+    rounds = []
+    config = fakes.config(cohort=3)
+    base = run_federation(config, fakes.small_base(), fakes.Fakes(tmp_path / "inline"), 4, on_round=rounds.append)
+    cohorts = [list(now.cohort) for now in rounds]
+    assert ray(tmp_path / "ray") == ([base.sha256, [[cohort, cohort, {}] for cohort in cohorts]], "")
 
 
 @pytest.mark.soak
 def test_a_dead_actor_fails_the_run_instead_of_shrinking_the_cohort(tmp_path):
-    clients = fakes.Fakes(tmp_path, dead=(1,))
-    with pytest.raises(FederationError, match=r"round 1: only \d of 4 clients replied \(.*lost \d\), and 4 must"):
-        run_federation(fakes.config(engine="ray", workers=2), fakes.small_base(), clients, 4)
+    (kind, text), errors = ray(tmp_path, dead=[0, 1, 2, 3])
+    assert kind == "FederationError"
+    assert text.startswith("round 1: only 0 of 3 clients replied (lost 3), and 3 must")
+    assert errors == ""
 
 
 @pytest.mark.soak
-def test_an_engine_that_does_not_start_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(FederationError, match="ray engine stopped") as caught:
-        run_federation(fakes.config(engine="ray", workers=2), fakes.small_base(), fakes.Fakes(tmp_path), 4)
-    assert "\n" not in str(caught.value)
+def test_an_engine_that_does_not_start_is_one_line(tmp_path):
+    (kind, text), _ = ray(tmp_path, RAY_ADDRESS="127.0.0.1:1")
+    assert kind == "FederationError"
+    assert text.startswith("Flower's ray engine stopped")
+    assert "\n" not in text
 
 
 def test_without_ray_the_error_names_the_extra(tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
 import dataclasses
+import functools
+import sys
 
 import pytest
 import torch
@@ -141,7 +143,7 @@ def test_calibrate_gives_every_tap_a_root_mean_square_of_1():
 
 def test_the_embedded_network():
     tiny = load_features("tiny")
-    assert load_features("tiny") is tiny  # one resident network a process
+    assert load_features("tiny", "") is tiny  # one resident network a process
     assert not tiny.training
     assert not any(value.requires_grad for value in tiny.parameters())
     assert {value.dtype for value in tiny.parameters()} == {torch.float32}
@@ -151,7 +153,7 @@ def test_the_embedded_network():
 
 
 def test_missing_or_damaged_embedded_weights_are_an_error(tmp_path, monkeypatch):
-    load = load_features.__wrapped__
+    load = functools.partial(perceptual._resident.__wrapped__, weights="")
     file = tmp_path / "tiny.safetensors"
     monkeypatch.setattr(perceptual, "_EMBEDDED", file)
     with pytest.raises(ConfigError, match=r"the embedded weights are missing or damaged \(cannot read .*\): install fedstyle again"):
@@ -200,7 +202,7 @@ def test_a_safetensors_file_and_a_whole_network_are_taken_too(files, tmp_path):
 def refused(name, tensors, tmp_path):
     params.save(tensors, tmp_path / "w.safetensors")
     with pytest.raises(ConfigError) as caught:
-        load_features.__wrapped__(name, str(tmp_path / "w.safetensors"))
+        perceptual._resident.__wrapped__(name, str(tmp_path / "w.safetensors"))
     return str(caught.value).removeprefix(f"{tmp_path}/w.safetensors: ")
 
 
@@ -263,11 +265,12 @@ def test_weights_in_torchvisions_cache_are_found(tmp_path, monkeypatch):
     place = str(caught.value).split("cache (")[1].split(")")[0]
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     torch.save(weights(VGG19), place)
-    assert load_features.__wrapped__("vgg19").name == "vgg19"
+    assert load_features("vgg19").name == "vgg19"
+    perceptual._resident.cache_clear()  # those weights are no one's
 
 
 def test_without_torchvision_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchvision.models", None)
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
     with pytest.raises(ConfigError, match=r"pip install 'fedstyle\[vgg\]', or give loss.weights a file"):
         load_features("vgg16")
 

@@ -15,7 +15,8 @@ def test_the_public_names_exist_and_are_sorted():
     assert dir(fedstyle) == fedstyle.__all__
     for name in fedstyle.__all__:
         value = getattr(fedstyle, name)
-        assert value.__module__.startswith("fedstyle")
+        assert getattr(value, "__module__", value.__name__).startswith("fedstyle")
+        assert callable(value)
         assert value.__doc__
     assert re.fullmatch(r"\d+\.\d+\.\d+", fedstyle.__version__)
 

@@ -224,8 +224,8 @@ def test_what_is_absent_is_left_out(tmp_path):
     def change(summary):
         for key in ("versions", "timings", "photos_skipped", "seconds", "bytes_down"):
             del summary[key]
-        summary["clients"][0].update(package=None, parity=None)
-        summary["clients"][1].update(error="photos", losses=None, improvement=None, filter=None, package=None, parity=None)
+        summary["clients"][0].update(package=None, parity=None, error="ExportError")
+        summary["clients"][1].update(error="PhotoError", losses=None, improvement=None, filter=None, package=None, parity=None)
         summary["clients"][2].update(heldout_kind="training photos", improvement=-0.1)
         del summary["clients"][2]["strength"]
 
@@ -240,6 +240,8 @@ def test_what_is_absent_is_left_out(tmp_path):
     page = Text(write_report(folder).read_text())
     assert "; two of them got a photo filter of their own." in page.text
     assert "This device found no usable photo." in page.text
+    assert "This device could not export its filter." in page.text  # and has it all the same
+    assert "50 % lower loss than the base" in page.text
     assert "Not exported" in page.text
     assert "crops of photos it trained on; none was held out" in page.text
     assert "10 % higher loss than the base" in page.text
@@ -291,7 +293,7 @@ def test_equal_runs_give_equal_pages_and_nothing_else_is_written(tmp_path):
 def test_a_folder_without_a_finished_run_is_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "summary.json").write_text(content)
-    with pytest.raises(ConfigError, match="summary.json"):
+    with pytest.raises(ConfigError, match=r"summary\.json"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 

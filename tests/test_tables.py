@@ -79,7 +79,15 @@ def test_need():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("a.b=3", 3), ("a.b = 0.5", 0.5), ("a.b=true", True), ("a.b=FedAdam", "FedAdam"), ('a.b="3"', "3"), ("a.b=[1, 2]", [1, 2]), ("a.b=", "")],
+    [
+        ("a.b=3", 3),
+        ("a.b = 0.5", 0.5),
+        ("a.b=true", True),
+        ("a.b=FedAdam", "FedAdam"),
+        ('a.b="3"', "3"),
+        ("a.b=[1, 2]", [1, 2]),
+        ("a.b=", ""),
+    ],
 )
 def test_an_override_is_a_toml_value_or_a_bare_word(text, value):
     found = {"a": {"b": 1, "c": 2}}
@@ -127,7 +135,10 @@ def test_plain_says_what_toml_can():
 
 
 def test_write_by_hand():
-    assert tables.write({"a b": True, "c": [1, 0.5, 'say "hi"\n'], "d": {}}) == '{ "a b" = true, "c" = [1, 0.5, "say \\"hi\\"\\u000a"], "d" = {} }'
+    assert (
+        tables.write({"a b": True, "c": [1, 0.5, 'say "hi"\n'], "d": {}})
+        == '{ "a b" = true, "c" = [1, 0.5, "say \\"hi\\"\\u000a"], "d" = {} }'
+    )
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))

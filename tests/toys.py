@@ -25,7 +25,7 @@ class Two(nn.Module):
 
     @property
     def values(self):
-        return [float(self.layer.conv.weight), float(self.layer.norm.weight)]
+        return [float(value.detach()) for value in (self.layer.conv.weight, self.layer.norm.weight)]
 
 
 class Ones:

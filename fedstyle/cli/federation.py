@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedstyle.cli.guard import CheckError
+from fedstyle.cli.guard import CheckError, StoppedError
 from fedstyle.cli.terminal import FOLDER_OR_FILE, check_free, check_writable, clean_output, example, plain, progress_bar, say
 
 if TYPE_CHECKING:
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 @click.option("--set", "overrides", multiple=True, metavar="table.key=value", help="Override a value of the configuration; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Show who would train on what, and write nothing.")
 def simulate(config: Path, out: Path | None, overrides: tuple[str, ...], dry_run: bool) -> None:
-    """Run a federation as CONFIG.toml describes it: rounds, personal filters, verified exports and a report.
+    """Run a federation as CONFIG.toml describes it.
 
-    Every client has photos and a style image of its own. They learn a base together, then each makes its own filter from it.
+    Rounds, personal filters, verified exports and a report: every client has photos and a style image of its own. They learn a
+    base together, then each makes its own filter from it.
     RUN holds config.toml, history.jsonl, summary.json, report.html, base/ and clients/.
     """
     if not (out or dry_run):
@@ -42,8 +43,13 @@ def simulate(config: Path, out: Path | None, overrides: tuple[str, ...], dry_run
     assert out is not None  # checked above
     from fedstyle.simulate import simulate as run
 
-    with progress_bar() as advance, clean_output():
-        history = run(settings, out, watch=advance)
+    try:
+        with progress_bar() as advance, clean_output():
+            history = run(settings, out, watch=advance)
+    except KeyboardInterrupt:
+        raise StoppedError(
+            f"interrupted: {plain(out)} holds what was done so far; remove it, or give another --out, to run again"
+        ) from None
     summary = history.summary
     clients = summary["clients"]
     faithful = sum(1 for row in clients if row["parity"] and row["parity"]["faithful"])

@@ -109,9 +109,10 @@ def evaluate(
     weights: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure a filter's content, style and total loss on photos: lower is better.
+    """Measure a filter's losses on photos: lower is better.
 
-    Strength, density, the losses' weights and the feature network are those that the filter was trained with, unless given here.
+    These are the content, style and total loss, as means over the photos. Strength, density, the losses' weights and the feature
+    network are those that the filter was trained with, unless given here.
     """
     with clean_output():
         from fedstyle.client import Client

@@ -69,7 +69,7 @@ def export(
     precision: str | None,
     **about: str | None,
 ) -> None:
-    """Export a filter as a model for apps, and prove the file by running it here.
+    """Export a filter as a model for apps, and verify it.
 
     The model takes `image` and gives `stylizedImage`. Nothing stands at X before the exported file was run and found faithful.
     """
@@ -105,7 +105,10 @@ def export(
 @click.option("--against", type=FOLDER_OR_FILE, required=True, metavar="FILTER", help="The filter that the model was exported from.")
 @as_json
 def verify(model: Path, against: Path, as_json: bool) -> None:
-    """Run an exported model itself on this machine and compare it with its filter; exit code 1 when it is not faithful."""
+    """Run an exported model here and compare it with its filter.
+
+    The exit code is 1 when it is not faithful.
+    """
     with clean_output():
         from fedstyle.export import verify as compare
         from fedstyle.filter import Filter

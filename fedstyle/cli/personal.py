@@ -57,21 +57,30 @@ PREVIEW = 1024
 )
 @click.option("--iterations", type=click.IntRange(1), metavar="N", help="Iterations, instead of the mode's.")
 @click.option("--full", is_flag=True, help="Train every parameter, not the private norms alone; from nothing that is always so.")
-@click.option("--strength", type=click.IntRange(1, 10), default=5, show_default=True, help="How strong the style is.")
-@click.option("--density", type=click.IntRange(64, 1024), default=256, show_default=True, help="Size of strokes in pixels, in steps of 4.")
+@click.option("--strength", type=click.IntRange(1, 10), default=5, metavar="1..10", show_default=True, help="How strong the style is.")
+@click.option(
+    "--density",
+    type=click.IntRange(64, 1024),
+    default=256,
+    metavar="64..1024",
+    show_default=True,
+    help="Size of strokes in pixels, in steps of 4.",
+)
 @click.option("--validation", type=FOLDER_OR_FILE, metavar="IMG", help="A photo to judge by; with --session its preview lies there too.")
 @click.option(
     "--session", type=FOLDER_OR_FILE, metavar="DIR", help="Keep checkpoints here: the same command goes on after an interruption."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same inputs and seed give the same filter.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, metavar="N", show_default=True, help="The same inputs and seed give the same filter."
+)
 @feature_options("tiny")
 @as_json
 def personalize(photos: Path, style: Path, out: Path, base: str, net: str | None, **wishes: Any) -> None:
-    """Train a filter of your own on this device, from your photos and a style image.
+    """Train a filter of your own on this device.
 
-    FILTER holds filter.safetensors and filter.json: no photo, no path, no time. With --base only the private parameters (the
-    instance norms' scale and shift, where a style lives) are trained unless --full is given. Without a base everything is trained
-    from nothing, which takes a longer mode for a good picture.
+    It learns from your photos and a style image. FILTER holds filter.safetensors and filter.json: no photo, no path, no time.
+    With --base only the private parameters (the instance norms' scale and shift, where a style lives) are trained unless --full is
+    given. Without a base everything is trained from nothing, which takes a longer mode for a good picture.
     """
     session: Path | None = wishes["session"]
     check_free(out)

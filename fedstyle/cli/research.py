@@ -13,7 +13,7 @@ from fedstyle.cli.terminal import FOLDER_OR_FILE, as_json, clean_output, example
 @click.argument("path", metavar="PATH", type=FOLDER_OR_FILE)
 @as_json
 def inspect(path: Path, as_json: bool) -> None:
-    """Show what is in a base, filter, update, run or exported model.
+    """Show what is in a base, filter, update, run or model.
 
     Of a model it is what Xcode's panel shows: size, inputs, outputs, availability, metadata, operations. Of the others also what
     would leave this device, and what has left it.
@@ -28,7 +28,10 @@ def inspect(path: Path, as_json: bool) -> None:
 @click.command(epilog=example("fedstyle methods --json"))
 @as_json
 def methods(as_json: bool) -> None:
-    """List the personalisation methods: paper, what is shared with the server, and the keys of [method] with their defaults."""
+    """List the personalisation methods and their settings.
+
+    For each its paper, what it shares with the server, and the keys of [method] with their defaults.
+    """
     with clean_output():
         from fedstyle.inspection import describe_methods
 

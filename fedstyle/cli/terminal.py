@@ -85,9 +85,8 @@ def say_facts(facts: Mapping[str, Any], indent: int = 0) -> None:
         elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
             say(head.rstrip())
             for item in value:
-                say(
-                    f"{'  ' * (indent + 1)}- " + ", ".join(f"{name} {_text(part)}" for name, part in item.items() if part not in (None, ""))
-                )
+                parts = [f"{name} {_text(part)}" for name, part in item.items() if part not in (None, "") and not isinstance(part, Mapping)]
+                say(f"{'  ' * (indent + 1)}- " + ", ".join(parts))
         else:
             say(f"{head}  {_text(value)}".rstrip())
 

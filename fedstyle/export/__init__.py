@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedstyle.calling import make_callable
 from fedstyle.errors import ConfigError, OutputError
 from fedstyle.export import coreml, onnx, reader
 from fedstyle.export.coreml import Sizes
@@ -126,3 +127,6 @@ def _show(feature: Feature) -> dict[str, Any]:
     if feature.span is not None:
         shown |= {"smallest": list(feature.span[0]), "largest": list(feature.span[1])}
     return shown
+
+
+make_callable(__name__, export)

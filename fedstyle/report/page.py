@@ -149,7 +149,7 @@ def _judged(facts: Mapping[str, Any]) -> str:
 def _card(device: Device, k: int) -> Html:
     facts = device.facts
     gain = facts.get("improvement")
-    if facts.get("error"):
+    if not device.works:
         result, kind = "No filter", "bad"
     elif gain is not None and is_number(gain):
         result, kind = change(gain) + (" loss than the base" if gain else ""), "good" if gain > 0.005 else "bad"

@@ -56,7 +56,7 @@ class Device:
     @property
     def works(self) -> bool:
         """Whether the client got its filter."""
-        return bool(self.facts.get("filter")) and not self.facts.get("error")
+        return bool(self.facts.get("filter"))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ NEVER = (
 
 def sent(run: Run) -> float | None:
     """Bytes that a device sent in a round it took part in, the median over all; None when nothing was sent."""
-    sizes = [line["bytes"] for device in run.devices for line in device.ledger if is_number(line.get("bytes"))]
+    sizes = [line["bytes"] for device in run.devices for line in device.ledger if line.get("arrays") and is_number(line.get("bytes"))]
     return statistics.median(sizes) if sizes else None
 
 
@@ -54,10 +54,11 @@ def _left(run: Run, left: Mapping[str, Any]) -> Html:
         text = "Nothing left a device in this run." if not run.history else "No device sent an array."
         return tag("div", tag("h3", "Left the devices"), tag("p", text), class_="crossed")
     share = _share(run, left)
+    updates = sum(bool(line.get("arrays")) for device in run.devices for line in device.ledger)
     items = [
         f"the change of {plural(len(left), 'array')} of weights, by name{share}: {amount(each)} a round and device",
         "or, when a device fails, one of a few codes and no word more",
-        f"in all {amount(run.summary.get('bytes_up'))}, in {plural(sum(len(device.ledger) for device in run.devices), 'update')}",
+        f"in all {amount(run.summary.get('bytes_up'))}, in {plural(updates, 'update')}",
     ]
     if asked := sum(line.get("sampled") or 0 for line in run.history):
         down = amount((run.summary.get("bytes_down") or 0) / asked)
@@ -138,7 +139,8 @@ def _rounds(run: Run) -> Html:
         cells: list[object] = []
         for device, own in zip(run.devices, sizes, strict=True):
             if device.id in failures:
-                cells.append(tag("b", str(failures[device.id]), class_="mark bad"))
+                size = f" {amount(own[number])}" if number in own else None  # a late update has left all the same
+                cells.append(join(tag("b", str(failures[device.id]), class_="mark bad"), size))
             elif number in own:
                 cells.append(amount(own[number]))
             else:

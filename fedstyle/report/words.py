@@ -22,10 +22,16 @@ FAILURES = {
     "invalid": "sent a reply that breaks the contract",
     "lost": "was gone before it replied",
     "late": "did not reply in time",
-    "personalization": "failed while making its filter",
-    "export": "could not export its filter",
+    "ConfigError": "could not set itself up",
+    "PhotoError": "found no usable photo",
+    "StyleError": "could not use its style image",
+    "ParamsError": "could not use what it kept from its rounds",
+    "BaseError": "could not use the base that it was sent",
+    "FilterError": "could not make its filter",
+    "ExportError": "could not export its filter",
+    "OutputError": "had no room or no right to write to its disk",
 }
-"""What a failure's code says of a device."""
+"""What a failure's code, or in a filter's making an error's class, says of a device."""
 
 
 def count(number: int) -> str:

@@ -1,0 +1,276 @@
+import json
+import random
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from fedstyle import Base, Client, Filter, Style, params
+from fedstyle.config import Loss, Privacy
+from fedstyle.errors import ConfigError, ParamsError, PhotoError, SessionError, StyleError
+from fedstyle.methods import make_method
+from fedstyle.net import is_norm
+from fedstyle.perceptual import load_features
+from fedstyle.photos import Photos
+from fedstyle.training import derive
+
+METHOD = make_method({"name": "fedbn", "steps": 2})
+
+
+@pytest.fixture
+def client(tmp_path, photo_folder, style_image, quick):
+    """A maker of clients; each name is a home of its own."""
+
+    def client(home="home", **options):
+        settings = {"method": METHOD, "training": quick, **options}
+        return Client(home and tmp_path / home, settings.pop("photos", photo_folder), Style(style_image, density=64), **settings)
+
+    return client
+
+
+def state(client):
+    return params.load(client.folder / "private.safetensors")
+
+
+def norm(update):
+    return float(torch.cat([value.double().flatten() for value in update.delta.values()]).norm())
+
+
+# ---------------------------------------------------------------------------------------------------------------- a client
+
+
+def test_photos_and_style_may_be_paths_or_values(photo_folder, style_image, tmp_path, quick):
+    style_image.save(tmp_path / "style.png")
+    paths = Client(str(tmp_path / "home"), str(photo_folder), str(tmp_path / "style.png"), training=quick)
+    values = Client(tmp_path / "home", Photos.open(photo_folder), Style(style_image), training=quick)
+    assert paths.folder == values.folder == tmp_path / "home"
+    assert paths.library == values.library
+    assert paths.look.digest() == values.look.digest()
+    assert Client(None, photo_folder, tmp_path / "style.png", training=quick).folder is None
+    assert not (tmp_path / "home").exists()  # nothing is written before there is something to keep
+
+
+def test_what_is_missing_is_an_error_at_once(tmp_path, photo_folder, style_image, quick):
+    with pytest.raises(PhotoError, match="does not exist"):
+        Client(tmp_path, tmp_path / "nowhere", Style(style_image), training=quick)
+    with pytest.raises(StyleError, match=r"nowhere.png"):
+        Client(tmp_path, photo_folder, tmp_path / "nowhere.png", training=quick)
+    with pytest.raises(TypeError, match="positional"):
+        Client(tmp_path, photo_folder, Style(style_image), METHOD)
+
+
+def test_the_objective_is_what_the_device_was_configured_with(photo_folder, style_image, quick):
+    loss = Loss(content=2.0, style=3.0, layers=(1.0, 0.0, 2.0), total_variation=0.5)
+    objective = Client(None, photo_folder, Style(style_image, strength=6, density=64), loss=loss, training=quick).objective()
+    assert (objective.content_weight, objective.layers, objective.tv_weight) == (2.0, (1.0, 0.0, 2.0), 0.5)
+    assert objective.style_weight == pytest.approx(3.0 * 1.6)
+    assert objective.features is load_features("tiny")
+
+
+# ------------------------------------------------------------------------------------------------------------------- a round
+
+
+def test_an_update_is_the_change_of_exactly_the_shared_names(client, base):
+    device = client()
+    update = device.fit(base)
+    assert set(update.delta) == {name for name in base.weights if not is_norm(name)}
+    assert {value.dtype for value in update.delta.values()} == {torch.float32}
+    assert list(vars(update)) == ["delta"]  # no count of photos, no loss, no name
+    # Shared weights after the round = base + update; the private file holds the rest and no shared weight.
+    kept = state(device)
+    assert {name.removeprefix("net/") for name in kept if name.startswith("net/")} == {name for name in base.weights if is_norm(name)}
+    assert base.sha256 == Base.new("cnnLite", width=4).sha256  # the base itself is not changed
+
+
+def test_private_norms_stay_at_home_and_are_used_in_the_next_round(client, base):
+    device = client()
+    device.fit(base)
+    first = {name: value for name, value in state(device).items() if name.startswith("net/")}
+    assert any(not torch.equal(value, base.weights[name.removeprefix("net/")]) for name, value in first.items())
+    # Were the second round to begin with the base's norms, its losses would be those of a fresh client's second round.
+    fresh = client("fresh")
+    device.fit(base, round=1)
+    fresh.fit(base, round=1)
+    losses = [[json.loads(line) for line in (it.folder / "losses.jsonl").read_text().splitlines()] for it in (device, fresh)]
+    assert [line["round"] for line in losses[0]] == [0, 0, 1, 1]
+    assert losses[0][2]["total"] != losses[1][0]["total"]
+    # The first iteration's loss of that round is the one of base and kept norms together.
+    whole = base.weights | {name.removeprefix("net/"): value for name, value in first.items()}
+    (start,) = [
+        progress for progress in METHOD.fit(Base(base.arch, base.padding, whole).net(), _task(device, 1), {}) if progress.iteration == 1
+    ]
+    assert start.total == losses[0][2]["total"]
+
+
+def _task(device, number):
+    return device.task(derive(device.training.seed, "round", number))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_moments_stay_at_home_from_round_to_round(client, base, keep):
+    device = client(method=make_method({"name": "fedbn", "steps": 2, "keep_moments": keep}))
+    for number in range(3):
+        device.fit(base, round=number)
+    kept = state(device)
+    assert int(kept["memory/adam/step"]) == (6 if keep else 2)
+    moments = {name.removeprefix("memory/adam/exp_avg/") for name in kept if name.startswith("memory/adam/exp_avg/")}
+    assert moments == set(base.weights)
+
+
+def test_an_update_is_clipped_as_the_device_says(client, base):
+    whole, clipped = client("a").fit(base), client("b", privacy=Privacy(clip=0.01)).fit(base)
+    assert norm(whole) > 0.01
+    assert norm(clipped) == pytest.approx(0.01, rel=1e-5)
+    for name, value in clipped.delta.items():
+        torch.testing.assert_close(value, whole.delta[name] * (0.01 / norm(whole)), rtol=1e-4, atol=1e-9)
+    assert params.fingerprint(state(client("a"))) == params.fingerprint(state(client("b")))  # what stays is not clipped
+    loose = client("c", privacy=Privacy(clip=1000.0)).fit(base)
+    assert params.fingerprint(loose.delta) == params.fingerprint(whole.delta)
+
+
+def test_a_server_may_ask_for_a_proximal_term(client, base):
+    methods = [make_method({"name": name, "steps": 2}) for name in ("fedbn", "local")]
+    for method in methods:
+        plain, pulled = (client(f"{type(method).__name__} {mu}", method=method).fit(base, proximal=mu) for mu in (0.0, 10.0))
+        assert (params.fingerprint(plain.delta) == params.fingerprint(pulled.delta)) == (type(method).__name__ == "Local")
+
+
+def test_a_round_writes_to_its_home_and_nowhere_else(client, base, photo_folder, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in photo_folder.iterdir()}
+    device = client()
+    device.fit(base)
+    assert sorted(path.name for path in device.folder.iterdir()) == ["losses.jsonl", "private.safetensors"]  # the wire keeps the ledger
+    assert {path: path.stat().st_mtime_ns for path in photo_folder.iterdir()} == before
+    keepless = client(None)
+    keepless.fit(base)
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_base_that_does_not_fit_what_is_kept_is_an_error(client, base):
+    wider = Base.new("cnnLite", width=8)
+    for name in ("fedbn", "fedavg", "local"):
+        device = client(name, method=make_method({"name": name, "steps": 1}))
+        device.fit(base)
+        with pytest.raises(ParamsError, match="ha(s|ve) shape"):
+            device.fit(wider)
+    moved = client("local")  # trained by another method before, whose private part was everything
+    with pytest.raises(ParamsError, match="the private parameters in .*private.safetensors: .* tensors are not expected"):
+        moved.fit(base)
+    with pytest.raises(ParamsError, match="the private parameters in .*private.safetensors: .* tensors are not expected"):
+        moved.personalize(base)
+
+
+def test_a_corrupt_private_file_is_an_error_and_stays(client, base):
+    device = client()
+    device.fit(base)
+    file = device.folder / "private.safetensors"
+    whole = file.read_bytes()
+    for content, says in [
+        (whole[:-5], r"private.safetensors is no safetensors file, or a damaged one .*: remove it to start this client afresh"),
+        (b"", "no safetensors file"),
+    ]:
+        file.write_bytes(content)
+        for act in (lambda: device.fit(base, round=1), lambda: device.personalize(base)):
+            with pytest.raises(ParamsError, match=says):
+                act()
+        assert file.read_bytes() == content
+    file.write_bytes(whole)
+    params.save(state(device) | {"strange": torch.zeros(1)}, file)
+    with pytest.raises(ParamsError, match="holds tensors that fedstyle did not write: remove it to start this client afresh"):
+        device.fit(base, round=1)
+    params.save({"net/down1.norm.bias": torch.full((4,), float("nan"))}, file)
+    with pytest.raises(ParamsError):
+        device.fit(base, round=1)
+
+
+# ----------------------------------------------------------------------------------------------------------- personalisation
+
+
+def test_a_filter_is_made_from_base_and_home(client, base):
+    device = client()
+    device.fit(base)
+    kept = {name.removeprefix("net/"): value for name, value in state(device).items() if name.startswith("net/")}
+    at_once = device.personalize(base, iterations=0).result()
+    assert isinstance(at_once, Filter)
+    assert at_once.sha256 == params.fingerprint({**base.weights, **kept})
+    filter = device.personalize(base, iterations=2).result()
+    assert all(torch.equal(value, base.weights[name]) for name, value in filter.weights.items() if not is_norm(name))
+    assert device.personalize(base, iterations=2, full=True).result().sha256 != filter.sha256
+    assert client(None).personalize(base, iterations=2).result().sha256 != filter.sha256  # it has no home to begin from
+
+
+def test_personalisation_is_deterministic_whatever_came_before(client, base, tmp_path):
+    device = client()
+    device.fit(base)
+    expected = device.personalize(base, iterations=2).result().sha256
+    # The order in which the file lists its tensors, and what else was asked of a client, do not count.
+    content = list(state(device).items())
+    random.Random(1).shuffle(content)
+    other = client("other")
+    other.folder.mkdir()
+    save_file(dict(content), other.folder / "private.safetensors")
+    other.evaluate(base, other.library)
+    torch.rand(7)
+    assert other.personalize(base, iterations=2).result().sha256 == expected
+    assert device.personalize(base, iterations=2).result().sha256 == expected
+    assert params.fingerprint(state(device)) == params.fingerprint(dict(content))  # and it leaves the home as it was
+
+
+def test_a_personalisation_lowers_the_loss(client, base):
+    device = client()
+    filter = device.personalize(base, iterations=20, full=True).result()
+    before, after = (device.evaluate(model, device.library) for model in (base, filter))
+    assert after["total"] < 0.9 * before["total"]
+    assert client(None).evaluate(base, device.library) == before
+
+
+def test_the_facts_of_a_filter_name_no_person_and_no_place(client, base, tmp_path, photo_folder):
+    filter = client().personalize(base, iterations=2, facts={"holdout": 1}).result()
+    assert filter.facts["base_sha256"] == base.sha256
+    picked = {key: filter.facts[key] for key in ("strength", "density", "method", "trained", "iterations", "holdout")}
+    assert picked == {"strength": 5, "density": 64, "method": "fedbn", "trained": "private", "iterations": 2, "holdout": 1}
+    text = json.dumps(filter.facts)
+    assert str(tmp_path) not in text
+    assert str(photo_folder) not in text
+    assert filter.facts["loss"]["density"] == 64
+    filter.save(tmp_path / "filter")
+    assert Filter.load(tmp_path / "filter").sha256 == filter.sha256
+
+
+def test_a_session_knows_its_inputs(client, base, tmp_path, photo_folder, style_image, quick):
+    session = str(tmp_path / "session")
+    whole = client().personalize(base, iterations=3, session=session).result()
+    assert client("other").personalize(base, iterations=3, session=session).result().sha256 == whole.sha256
+    assert client().personalize(base, iterations=4, session=session).result().facts["iterations"] == 4
+    fewer = Photos.open(sorted(photo_folder.iterdir())[:2])
+    others = [
+        (client(photos=fewer), base, {}),
+        (client(loss=Loss(style=2.0)), base, {}),
+        (client(method=make_method({"name": "fedbn", "steps": 3})), base, {}),
+        (client(method=make_method({"name": "fedavg", "steps": 2})), base, {}),
+        (Client(None, photo_folder, Style(style_image, strength=6, density=64), method=METHOD, training=quick), base, {}),
+        (client(), Base.new("cnnLite", width=4, seed=1), {}),
+        (client(), base, {"full": True}),
+    ]
+    for device, start, options in others:
+        with pytest.raises(SessionError, match="begun with other photos, style, base or settings"):
+            device.personalize(start, iterations=3, session=session, **options).result()
+    device = client()
+    device.fit(base)  # another home is another start
+    with pytest.raises(SessionError, match="begun with other"):
+        device.personalize(base, iterations=3, session=session).result()
+
+
+def test_a_validation_photo_is_shown_under_every_checkpoint(client, base, tmp_path):
+    device = client()
+    photo = device.library.load(0)
+    job = device.personalize(base, iterations=2, session=tmp_path / "session", validation=photo)
+    filter = job.result()
+    with Image.open(job.checkpoints[-1].preview) as shown:
+        assert shown.tobytes() == filter(photo).tobytes()
+
+
+def test_an_unknown_feature_network_is_an_error(client, base):
+    with pytest.raises(ConfigError, match="unknown feature network 'resnet'"):
+        client(loss=Loss(features="resnet")).fit(base)

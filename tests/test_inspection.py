@@ -1,0 +1,113 @@
+import json
+
+import pytest
+
+from fedstyle import params
+from fedstyle.errors import FedstyleError, FilterError, ParamsError
+from fedstyle.inspection import describe_methods, inspect
+
+
+@pytest.fixture
+def filter_folder(small, tmp_path):
+    small.save(tmp_path / "filter")
+    return tmp_path / "filter"
+
+
+def lines(path, *values):
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+
+
+def test_a_base(base, tmp_path):
+    base.save(tmp_path / "base")
+    found = inspect(tmp_path / "base")
+    assert (found["kind"], found["architecture"], found["sha256"]) == ("base", "cnnLite", base.sha256)
+    # 4 channels wide: norms of 4+8+16 channels down, 10x16 in the blocks, 8+4 up, each with scale and shift: 2 * 200 = 400
+    assert found["stays"] == {"arrays": 30, "parameters": 400, "bytes": 1600, "what": "instance-norm scale and shift"}
+    assert found["would_leave"]["parameters"] == found["parameters"] - 400
+    assert found["bytes"] == 4 * found["parameters"]
+    assert found["operations"] == {"conv": 16, "instance_norm": 15}
+    assert inspect(tmp_path / "base" / "base.safetensors") == found
+
+
+def test_a_filter_by_its_folder_or_its_file(filter_folder, small):
+    found = inspect(filter_folder)
+    assert (found["kind"], found["sha256"], found["facts"]) == ("filter", small.sha256, small.facts)
+    assert [side["name"] for side in (*found["inputs"], *found["outputs"])] == ["image", "stylizedImage"]
+    assert inspect(filter_folder / "filter.safetensors") == found
+    json.dumps(found)
+
+
+def test_an_update_and_the_private_arrays_in_it(base, tmp_path):
+    delta = {name: value * 0 + 1 for name, value in base.weights.items() if name.startswith("down2.")}
+    params.save(delta, tmp_path / "up.safetensors")
+    found = inspect(tmp_path / "up.safetensors")
+    assert found["kind"] == "update"
+    assert found["norm"] == pytest.approx((8 * 4 * 9 + 8 + 8 + 8) ** 0.5)  # every number is 1
+    assert found["would_leave"] == {"arrays": 4, "parameters": 312, "bytes": 1248}
+    assert found["private_arrays"] == ["down2.norm.bias", "down2.norm.weight"]
+    assert found["arrays"][0] == {"name": "down2.conv.bias", "type": "float32", "shape": [8], "bytes": 32}
+
+
+def test_a_client_shows_what_left_and_what_stays(base, tmp_path):
+    norms = {f"net/{name}": value for name, value in base.weights.items() if ".norm" in name}
+    params.save(norms | {"memory/iteration": base.weights["out.conv.bias"]}, tmp_path / "private.safetensors")
+    sent = {"down1.conv.weight": 10, "down1.conv.bias": 2}
+    lines(
+        tmp_path / "ledger.jsonl",
+        {"round": 1, "kind": "update", "arrays": sent, "bytes": 12},
+        {"round": 2, "kind": "failure", "code": "photos", "bytes": 6},
+        {"round": 3, "kind": "update", "arrays": sent, "bytes": 12},
+    )
+    found = inspect(tmp_path)
+    assert found["kind"] == "client"
+    assert found["rounds"] == 2
+    assert found["left"] == {"messages": 3, "bytes": 30, "arrays": 2}
+    assert found["arrays_that_left"] == sorted(sent)
+    assert found["stays"] == {"arrays": 30, "parameters": 400, "bytes": 1600}
+    assert (found["filter"], found["models"]) == (False, [])
+
+
+def test_a_run_before_and_after_its_end(tmp_path):
+    (tmp_path / "config.toml").write_text("")
+    lines(tmp_path / "history.jsonl", {"round": 1, "base_sha256": "aa", "loss": None}, {"round": 2, "base_sha256": "bb", "loss": None})
+    (tmp_path / "clients" / "000").mkdir(parents=True)
+    found = inspect(tmp_path)
+    assert (found["kind"], found["finished"], found["rounds_done"], found["base_sha256"]) == ("run", False, 2, "bb")
+    assert found["left_devices"] == {"000": {"messages": 0, "bytes": 0, "arrays": 0}}
+    (tmp_path / "summary.json").write_text('{"rounds": 2, "engine": "inline"}')
+    assert inspect(tmp_path)["finished"]
+    assert inspect(tmp_path)["engine"] == "inline"
+    (tmp_path / "summary.json").write_text('{"rounds"')
+    with pytest.raises(FedstyleError, match=r"summary\.json is damaged"):
+        inspect(tmp_path)
+
+
+def test_a_session_lists_its_checkpoints(tmp_path):
+    (tmp_path / "session.json").write_text("{}")
+    for iteration in (10, 20):
+        (tmp_path / f"checkpoint-{iteration:06d}.json").write_text(json.dumps({"iteration": iteration, "sha256": ""}))
+    assert inspect(tmp_path) == {"kind": "session", "checkpoints": [10, 20]}
+
+
+def test_what_is_unknown_or_damaged_is_an_error(filter_folder, tmp_path):
+    with pytest.raises(FedstyleError, match="gone does not exist"):
+        inspect(tmp_path / "gone")
+    with pytest.raises(FedstyleError, match="is nothing that fedstyle knows"):
+        inspect(tmp_path)
+    params.save({"fc.weight": params.load(filter_folder / "filter.safetensors")["out.conv.bias"]}, tmp_path / "other.safetensors")
+    with pytest.raises(ParamsError, match=r"is no update of a transform network: it holds 'fc\.weight'"):
+        inspect(tmp_path / "other.safetensors")
+    with open(filter_folder / "filter.safetensors", "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(FilterError, match="was altered or damaged"):
+        inspect(filter_folder)
+
+
+def test_methods_are_described_by_their_own_code():
+    rows = {row["name"]: row for row in describe_methods()}
+    assert rows["fedbn"]["paper"] == "Li et al. 2021, arXiv:2102.07623"
+    assert rows["fedbn"]["shares"] == "Every parameter but the norms."
+    assert rows["fedbn"]["private_parameters"] == 1600  # half the width: 2 * (16 + 32 + 64 + 10 * 64 + 32 + 16)
+    assert rows["fedavg"]["private_parameters"] == rows["local"]["shared_parameters"] == 0
+    assert rows["fedprox"]["fields"]["mu"] == 0.1
+    json.dumps(list(rows.values()))

@@ -1,0 +1,184 @@
+import dataclasses
+
+import pytest
+import torch
+from toys import CONV, NORM, Two, toy_task
+
+from fedstyle import params
+from fedstyle.client import Client
+from fedstyle.errors import ConfigError
+from fedstyle.methods import METHODS, make_method
+from fedstyle.net import is_norm
+
+QUICK = {"steps": 2, "lr": 1e-3, "norm_lr": 1e-2}
+HAND = {"steps": 2, "lr": 0.1, "norm_lr": 0.2}
+
+
+@pytest.fixture
+def client(tmp_path, photo_folder, style_image, quick):
+    def client(method, home="home"):
+        return Client(tmp_path / home, photo_folder, style_image_file(tmp_path, style_image), method=method, training=quick)
+
+    return client
+
+
+def style_image_file(folder, image):
+    image.save(folder / "style.png")
+    return folder / "style.png"
+
+
+# ---------------------------------------------------------------------------------------------- what every method promises
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_contract(name, client, base, tmp_path):
+    method = make_method({"name": name, **QUICK})
+    assert dataclasses.is_dataclass(method)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        method.steps = 3
+    shared = {key for key in base.weights if method.shares(key)}
+
+    # An update holds the shared names, all of them and nothing else; it changes something.
+    here, there = client(method), client(method, "other home")
+    updates = [here.fit(base, round=number) for number in range(2)]
+    for update in updates:
+        assert set(update.delta) == shared
+        assert not shared or any(bool(value.any()) for value in update.delta.values())
+
+    # The same inputs give the same bits, in another home and another order of asking.
+    there.evaluate(base, there.library)
+    again = [there.fit(base, round=number) for number in range(2)]
+    assert [params.fingerprint(update.delta) for update in again] == [params.fingerprint(update.delta) for update in updates]
+    # A second round goes on from what is kept at home, and so is not the first again.
+    assert not shared or params.fingerprint(updates[0].delta) != params.fingerprint(updates[1].delta)
+
+    # Personalisation stopped anywhere and taken up again gives the filter of an unbroken one.
+    for full in (False, True):
+        filter = here.personalize(base, iterations=3, full=full).result()
+        for stop in (1, 2):
+            session = tmp_path / f"session {full} {stop}"
+            job = here.personalize(base, iterations=3, full=full, session=session)
+            for progress in job:
+                if progress.iteration == stop:
+                    job.cancel()
+                    break
+            with pytest.raises(Exception, match="run again to go on"):
+                job.result()
+            del job
+            resumed = there.personalize(base, iterations=3, full=full, session=session)
+            assert [progress.iteration for progress in resumed] == list(range(stop + 1, 4))
+            assert resumed.result().sha256 == filter.sha256
+
+    # Without `full` only private parameters move, except that a method that keeps everything private moves everything.
+    kept = {key.removeprefix("net/"): value for key, value in here_state(here).items() if key.startswith("net/")}
+    start = params.merge({key: base.weights[key] for key in shared}, kept)
+    quiet = here.personalize(base, iterations=2).result().weights
+    moved = {key for key, value in quiet.items() if not torch.equal(value, start[key])}
+    assert all(is_norm(key) for key in moved) or not shared
+    assert moved
+
+
+def here_state(client):
+    return params.load(client.folder / "private.safetensors")
+
+
+# --------------------------------------------------------------------------------------------------------------- by hand
+
+# Two steps from w = 1, b = 0.5 with loss (w + b)²: the derivation stands in test_training.py.
+PLAIN = [0.8504122, 0.2008244]
+
+
+@pytest.mark.parametrize(
+    ("name", "shares"), [("fedavg", (True, True)), ("fedbn", (True, False)), ("fedprox", (True, True)), ("local", (False, False))]
+)
+def test_what_is_shared(name, shares):
+    method = make_method({"name": name})
+    assert (method.shares(CONV), method.shares(NORM)) == shares
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedbn", "local"])
+def test_a_round_of_plain_descent_by_hand(name):
+    net = Two()
+    assert len(list(make_method({"name": name, **HAND}).fit(net, toy_task(), {}))) == 2
+    assert net.values == pytest.approx(PLAIN, rel=1e-6)
+
+
+def test_a_round_of_fedprox_by_hand():
+    # mu = 2. Step 1 starts at the base, so the pull is 0 and it ends at w = 0.95, b = 0.4 as without it, slope 3, m = 0.3, v = 0.009.
+    # Step 2: the loss's slope is 2.7; the pull is 2 (0.95 - 1) = -0.1 on w and 2 (0.4 - 0.5) = -0.2 on b.
+    #   w: g = 2.6, m = 0.27 + 0.26 = 0.53, / 0.19 = 2.789474; v = 0.008991 + 0.00676 = 0.015751, / 0.001999 = 7.879440, root 2.807034
+    #      ratio 0.993744, so w = 0.95 - 0.0993744
+    #   b: g = 2.5, m = 0.27 + 0.25 = 0.52, / 0.19 = 2.736842; v = 0.008991 + 0.00625 = 0.015241, / 0.001999 = 7.624312, root 2.761216
+    #      ratio 0.991173, so b = 0.4 - 0.1982346
+    expected = [0.8506256, 0.2017654]
+    net = Two()
+    list(make_method({"name": "fedprox", "mu": 2.0, **HAND}).fit(net, toy_task(), {}))
+    assert net.values == pytest.approx(expected, rel=1e-6)
+    # A server that asks for more gets it, one that asks for less does not; with mu = 0 it is FedAvg.
+    for mine, asked, result in ((0.5, 2.0, expected), (2.0, 0.5, expected), (0.0, 0.0, PLAIN)):
+        net = Two()
+        list(make_method({"name": "fedprox", "mu": mine, **HAND}).fit(net, toy_task(proximal=asked), {}))
+        assert net.values == pytest.approx(result, rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("fedavg", [0.8506256, 0.2017654]), ("fedbn", [0.8506256, 0.2008244]), ("local", PLAIN)])
+def test_a_server_that_asks_for_a_proximal_term_pulls_what_is_shared(name, expected):
+    # The numbers of FedProx for what is shared; what is not shared is not pulled. The parameters meet in the loss only through w + b of
+    # the step before, which is the same in both cases after step 1.
+    net = Two()
+    list(make_method({"name": name, **HAND}).fit(net, toy_task(proximal=2.0), {}))
+    assert net.values == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_moments_are_kept_between_rounds_or_not(name):
+    for keep in (True, False):
+        method = make_method({"name": name, **HAND, "keep_moments": keep})
+        net, memory = Two(), {}
+        list(method.fit(net, toy_task(), memory))
+        list(method.fit(net, toy_task(), memory))
+        assert int(memory["adam/step"]) == (4 if keep else 2)
+        assert int(memory["iteration"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "expected"),
+    [
+        # One step at half of the rates of [training], 0.1 and 0.2: 0.05 for w and 0.1 for b.
+        ("fedavg", False, [1.0, 0.4]),
+        ("fedbn", False, [1.0, 0.4]),
+        ("fedprox", False, [1.0, 0.4]),
+        ("local", False, [0.95, 0.4]),
+        ("fedavg", True, [0.95, 0.4]),
+        ("fedbn", True, [0.95, 0.4]),
+        ("fedprox", True, [0.95, 0.4]),
+        ("local", True, [0.95, 0.4]),
+    ],
+)
+def test_personalisation_by_hand(name, full, expected):
+    net = Two()
+    list(make_method({"name": name}).personalize(net, toy_task(rate=0.1, norm_rate=0.2), {}, 1, full))
+    assert net.values == pytest.approx(expected, rel=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------- by its name
+
+
+def test_a_method_is_made_from_its_table():
+    assert make_method({}) == METHODS["fedbn"]()
+    assert make_method({"name": "fedprox", "mu": 1, "steps": 3}) == METHODS["fedprox"](steps=3, mu=1.0)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"name": "fedbm"}, r"unknown method.name = 'fedbm': did you mean 'fedbn'\? Known are fedavg, fedbn, fedprox, local"),
+        ({"name": 3}, "unknown method.name = 3"),
+        ({"name": ["fedbn"]}, r"unknown method.name = \['fedbn'\]"),
+        ({"name": "fedbn", "mu": 1.0}, "unknown key method.mu: Known are keep_moments, lr, norm_lr, steps"),
+        ({"name": "fedavg", "steps": "ten"}, "method.steps = 'ten': give a whole number"),
+    ],
+)
+def test_what_is_no_method_is_an_error(table, says):
+    with pytest.raises(ConfigError, match=says):
+        make_method(table)
