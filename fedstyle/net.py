@@ -6,6 +6,7 @@ same at half the width (424,899).
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Literal, get_args
 
@@ -35,6 +36,8 @@ def is_norm(name: str) -> bool:
 class InstanceNorm(nn.Module):
     """Instance normalisation with a learned scale and shift per channel, eps 1e-5."""
 
+    portable = False
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
@@ -42,7 +45,7 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel of each image; `x` is (N, C, H, W)."""
-        if torch.compiler.is_exporting():  # the operator that Core ML and ONNX have a name for
+        if self.portable:
             return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=1e-5)
         # One group a channel is the same function; its kernel is 3 to 8 times as fast on a CPU.
         return F.group_norm(x, self.weight.numel(), self.weight, self.bias, 1e-5)
@@ -50,6 +53,8 @@ class InstanceNorm(nn.Module):
 
 class Conv(nn.Module):
     """Padding, convolution, and unless `bare` instance norm and a ReLU; `upsample` doubles the size first."""
+
+    portable = False
 
     def __init__(
         self,
@@ -73,16 +78,16 @@ class Conv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H', W')."""
         if self.upsample:
-            x = double(x)
+            x = double(x, self.portable)
         x = self.conv(F.pad(x, self.margin, mode=self.mode))
         if self.norm is not None:
             x = self.norm(x)
         return F.relu(x) if self.relu else x
 
 
-def double(x: Tensor) -> Tensor:
+def double(x: Tensor, portable: bool = False) -> Tensor:
     """Double height and width by nearest-neighbour upsampling; `x` is (N, C, H, W)."""
-    if torch.compiler.is_exporting() or x.device.type != "cpu":
+    if portable or x.device.type != "cpu":
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
     # The same function; its backward pass is several times as fast as interpolate's on a CPU.
     n, c, h, w = x.shape
@@ -145,3 +150,15 @@ def initialise(net: nn.Module, seed: int) -> None:
             weight = net.get_parameter(name.rpartition(".")[0] + ".weight")
             bound = 1 / math.sqrt(weight[0].numel())
             value.copy_(torch.rand(value.shape, generator=generator) * 2 * bound - bound)
+
+
+def portable(net: TransformNet) -> TransformNet:
+    """A copy of the network in the operators that Core ML and ONNX have names for; the same function, slower to train.
+
+    The choice is the copy's own: torch's `is_exporting` is one flag a process, and other threads may be training.
+    """
+    twin = copy.deepcopy(net)
+    for module in twin.modules():
+        if isinstance(module, InstanceNorm | Conv):
+            module.portable = True
+    return twin

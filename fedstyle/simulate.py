@@ -44,11 +44,12 @@ class History:
     base: Base
 
 
-def simulate(config: Config, out: str | Path, *, watch: Watch | None = None) -> History:
+def simulate(config: Config, out: str | Path, *, watch: Watch | None = None, grid: Any = None) -> History:
     """Run a whole federation into the folder `out`: base, personal filters, exports, report.
 
     Everything that can be checked is checked before `out` is made. Raises OutputError when `out` holds a run already, ConfigError,
-    PhotoError or StyleError for what the configuration names, and FederationError when a round fails.
+    PhotoError or StyleError for what the configuration names, and FederationError when a round fails. With a Flower `grid` the clients
+    run elsewhere: see `fedstyle.app`.
     """
     out, watch = Path(out), watch or _silent
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -72,19 +73,16 @@ def simulate(config: Config, out: str | Path, *, watch: Watch | None = None) -> 
     base = Base.new(config.net.arch, config.net.padding, seed=config.training.seed, width=width)
     base.save(out / "base")
     watch("rounds", 0, config.server.rounds)
-    base = run_federation(config, base, clients, len(devices), on_round=on_round)
+    base = run_federation(config, base, clients, len(devices), on_round=on_round, grid=grid)
     base.save(out / "base")
     federated = time.monotonic()
-    rows: dict[int, dict[str, Any]] = {}
-    spent = 0.0
-    # Filters are trained by the workers; exports stay in this thread, for torch.export and coremltools are not thread-safe.
-    for partition, row, filter in _filters(config, clients, base, watch):
-        rows[partition] = row
-        if filter and config.export.clients:
-            begun = time.monotonic()
-            row.update(_export(config, clients.home(partition), row, filter))
-            spent += time.monotonic() - begun
-            watch("exports", sum(1 for row in rows.values() if row["package"]), len(devices))
+    rows = dict(_filters(config, clients, base, watch))
+    personalized = time.monotonic()
+    # Only now, for torch.export writes to globals that a training thread reads.
+    if config.export.clients:
+        for done, partition in enumerate(sorted(rows), 1):
+            rows[partition] |= _export(config, clients.home(partition), rows[partition])
+            watch("exports", done, len(devices))
     ended = time.monotonic()
     summary = {
         "format": "fedstyle-run-1",
@@ -102,8 +100,8 @@ def simulate(config: Config, out: str | Path, *, watch: Watch | None = None) -> 
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("fedstyle", "torch", "flwr")},
         "timings": {
             "federation": round(federated - started, 2),
-            "personalization": round(ended - federated - spent, 2),
-            "export": round(spent, 2),
+            "personalization": round(personalized - federated, 2),
+            "export": round(ended - personalized, 2),
         },
         "clients": [rows[partition] for partition in sorted(rows)],
     }
@@ -138,7 +136,7 @@ def _line(now: Round, clients: Clients) -> dict[str, Any]:
     }
 
 
-def _filters(config: Config, clients: Clients, base: Base, watch: Watch) -> Iterator[tuple[int, dict[str, Any], Filter | None]]:
+def _filters(config: Config, clients: Clients, base: Base, watch: Watch) -> Iterator[tuple[int, dict[str, Any]]]:
     """Make every client's filter, several at a time; yield each as it is ready."""
     count = len(clients.population.devices)
     with ThreadPoolExecutor(count_workers(config.server), initializer=torch.set_num_threads, initargs=(1,)) as workers:
@@ -146,13 +144,13 @@ def _filters(config: Config, clients: Clients, base: Base, watch: Watch) -> Iter
         try:
             for done, future in enumerate(as_completed(running), 1):
                 watch("filters", done, count)
-                yield running[future], *future.result()
+                yield running[future], future.result()
         except BaseException:
             workers.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _personalize(config: Config, clients: Clients, base: Base, partition: int) -> tuple[dict[str, Any], Filter | None]:
+def _personalize(config: Config, clients: Clients, base: Base, partition: int) -> dict[str, Any]:
     """Train, judge and save one client's filter; a client that fails gets a code and does not stop the others."""
     device, home = clients.population.devices[partition], clients.home(partition)
     judged = device.heldout if len(device.heldout) else device.photos
@@ -181,16 +179,19 @@ def _personalize(config: Config, clients: Clients, base: Base, partition: int) -
         _pictures(home / "pictures", client.look.image, judged.load(0), Filter(base.arch, base.padding, base.weights), filter)
     except FedstyleError as error:
         append_json(home / "errors.jsonl", {"stage": "personalize", "error": str(error)})
-        return row | {"error": type(error).__name__}, None
+        return row | {"error": type(error).__name__}
     losses = {"before": before, "after": after}
-    return row | {"losses": losses, "improvement": 1 - after["total"] / before["total"], "filter": f"clients/{device.id}/filter"}, filter
+    return row | {"losses": losses, "improvement": 1 - after["total"] / before["total"], "filter": f"clients/{device.id}/filter"}
 
 
-def _export(config: Config, home: Path, row: dict[str, Any], filter: Filter) -> dict[str, Any]:
-    """Export a filter next to it, run the exported file, and say how faithful it is."""
+def _export(config: Config, home: Path, row: dict[str, Any]) -> dict[str, Any]:
+    """Export a client's filter next to it, run the exported file, and say how faithful it is."""
+    if not row["filter"]:
+        return {}
     path = home / f"{row['style']}.mlpackage"
     wishes = {key: value for key, value in (("author", config.export.author), ("license", config.export.license)) if value}
     try:
+        filter = Filter.load(home / "filter")
         export(filter, path, size=config.export.size, precision=config.export.precision, metadata=wishes)
         parity = verify(path, filter)
     except FedstyleError as error:

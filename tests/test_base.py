@@ -52,13 +52,13 @@ def test_a_half_precision_base_is_widened(base):
 
 
 def test_tensors_of_another_architecture_are_errors(base):
-    with pytest.raises(ParamsError, match="no cnn network: 'down1.conv.weight' is missing"):
+    with pytest.raises(ParamsError, match=r"no cnn network: 'down1.conv.weight' is missing"):
         build("cnn", "reflect", {})
     with pytest.raises(ParamsError, match="no cnn network"):
         build("cnn", "reflect", {"down1.conv.weight": torch.zeros(3)})
-    with pytest.raises(ParamsError, match="the cnnLite network: 1 tensors are missing, 'out.conv.bias' first"):
+    with pytest.raises(ParamsError, match=r"the cnnLite network: 1 tensors are missing, 'out.conv.bias' first"):
         build("cnnLite", "reflect", {name: value for name, value in base.weights.items() if name != "out.conv.bias"})
-    with pytest.raises(ParamsError, match="'up2.norm.bias' has shape"):
+    with pytest.raises(ParamsError, match=r"'up2.norm.bias' has shape"):
         build("cnnLite", "reflect", {**base.weights, "up2.norm.bias": torch.zeros(1)})
 
 
@@ -66,11 +66,11 @@ def test_what_is_no_base_is_an_error(tmp_path, base):
     with pytest.raises(BaseError, match=r"is no base: it has no readable base.json. Give a folder that fedstyle wrote as a base"):
         Base.load(tmp_path)
     (tmp_path / "base.json").write_text("{")
-    with pytest.raises(BaseError, match="no readable base.json"):
+    with pytest.raises(BaseError, match=r"no readable base.json"):
         Base.load(tmp_path)
     for text in ("[]", "{}", '{"format": "fedstyle-filter-1"}'):
         (tmp_path / "base.json").write_text(text)
-        with pytest.raises(BaseError, match="base.json is not of the format fedstyle-base-1"):
+        with pytest.raises(BaseError, match=r"base.json is not of the format fedstyle-base-1"):
             Base.load(tmp_path)
 
 
@@ -97,8 +97,8 @@ def test_an_altered_or_missing_weight_file_is_an_error(saved):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(BaseError, match="base.safetensors was altered or damaged"):
+    with pytest.raises(BaseError, match=r"base.safetensors was altered or damaged"):
         Base.load(saved)
     file.unlink()
-    with pytest.raises(BaseError, match="cannot read .*base.safetensors: No such file"):
+    with pytest.raises(BaseError, match=r"cannot read .*base.safetensors: No such file"):
         Base.load(saved)

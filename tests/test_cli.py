@@ -155,7 +155,8 @@ def test_personalize_from_nothing_trains_everything(at):
 
 def test_a_finished_session_gives_the_same_filter_at_once(at, monkeypatch):
     assert call(f"{PERSONALIZE} --out one --session kept --validation photos/1.png").exit_code == 0
-    assert Image.open("kept/preview-000001.png").size == (96, 80)
+    with Image.open("kept/preview-000001.png") as preview:
+        assert preview.size == (96, 80)
     monkeypatch.setattr("fedstyle.perceptual.Objective.__call__", None)  # no iteration can run
     again = call(f"{PERSONALIZE} --out two --session kept")
     assert again.exit_code == 0, again.stderr
@@ -213,11 +214,10 @@ def test_stylize_keeps_the_size_and_drops_the_metadata(at):
         assert (result.format, result.mode, result.size) == ("JPEG", "RGB", (71, 98))
         assert not result.getexif()
         assert not {"exif", "comment", "icc_profile"} & result.info.keys()
-    expected = Filter.load("filter")(Image.open("photos/0.png"))
     assert call("stylize filter photos/0.png --out new.png").exit_code == 0
-    assert Image.open("new.png").tobytes() == expected.tobytes()
     assert fails(call("stylize filter photos/1.png --out new.png"), 2, "new.png exists already")
-    assert Image.open("new.png").tobytes() == expected.tobytes()
+    with Image.open("photos/0.png") as photo, Image.open("new.png") as result:
+        assert result.tobytes() == Filter.load("filter")(photo).tobytes()
 
 
 def test_stylize_many_into_a_folder_all_or_none(at):

@@ -152,12 +152,12 @@ def test_a_base_that_does_not_fit_what_is_kept_is_an_error(client, base):
     for name in ("fedbn", "fedavg", "local"):
         device = client(name, method=make_method({"name": name, "steps": 1}))
         device.fit(base)
-        with pytest.raises(ParamsError, match="ha(s|ve) shape"):
+        with pytest.raises(ParamsError, match=r"ha(s|ve) shape"):
             device.fit(wider)
     moved = client("local")  # trained by another method before, whose private part was everything
-    with pytest.raises(ParamsError, match="the private parameters in .*private.safetensors: .* tensors are not expected"):
+    with pytest.raises(ParamsError, match=r"the private parameters in .*private.safetensors: .* tensors are not expected"):
         moved.fit(base)
-    with pytest.raises(ParamsError, match="the private parameters in .*private.safetensors: .* tensors are not expected"):
+    with pytest.raises(ParamsError, match=r"the private parameters in .*private.safetensors: .* tensors are not expected"):
         moved.personalize(base)
 
 

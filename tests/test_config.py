@@ -65,7 +65,7 @@ def test_a_whole_file_is_read_and_paths_are_relative_to_it(write, tmp_path):
 def test_the_home_of_a_user_is_found(write, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     assert Config.load(write('[data]\nphotos = "~/pictures"')).data.photos == str(tmp_path / "me" / "pictures")
-    with pytest.raises(ConfigError, match="run.toml: the path '~nobody-here/x' begins with a user who is not known"):
+    with pytest.raises(ConfigError, match=r"run.toml: the path '~nobody-here/x' begins with a user who is not known"):
         Config.load(write('[data]\nphotos = "~nobody-here/x"'))
 
 
@@ -87,7 +87,7 @@ def test_overrides_win_and_are_checked_alike(write):
     assert Config.load(path, ["method.name=local"]).method["name"] == "local"
     with pytest.raises(ConfigError, match=r"run.toml: unknown key server.round: did you mean 'rounds'\?"):
         Config.load(path, ["server.round=3"])
-    with pytest.raises(ConfigError, match="run.toml: --set 'rounds=3': write table.key=value"):
+    with pytest.raises(ConfigError, match=r"run.toml: --set 'rounds=3': write table.key=value"):
         Config.load(path, ["rounds=3"])
 
 
@@ -131,7 +131,7 @@ def test_what_cannot_be_used_is_an_error_that_names_file_and_key(write, text, sa
 
 
 def test_a_missing_file_is_an_error():
-    with pytest.raises(ConfigError, match="cannot read the configuration nowhere.toml: No such file"):
+    with pytest.raises(ConfigError, match=r"cannot read the configuration nowhere.toml: No such file"):
         Config.load(Path("nowhere.toml"))
 
 

@@ -217,3 +217,12 @@ def test_constants_are_compared_after_the_rounding_of_their_type():
     assert "by up to 0.0004" in _difference(Constant("", np.float32([1.0])), wanted)
     assert "shape" in _difference(Constant("", np.float32([1.0, 2.0])), wanted)
     assert "1 of 1 values" in _difference(Constant("", np.float32([np.nan])), wanted)
+
+
+def test_a_number_that_fp16_rounds_to_zero_may_be_its_smallest_one():
+    # coremltools stores 2**-24 with the sign of such a number in arrays of less than 400 values; 1e-8 and -1e-10 are under half of it
+    wanted = Constant("instance_norm beta", np.array([1e-8, -1e-10, 0, 0.5], np.float32), "norm.bias")
+    for stored in ([2**-24, -(2**-24), 0, 0.5], [0, 0, 0, 0.5]):
+        assert not _difference(Constant("instance_norm beta", np.array(stored, np.float16), half=True), wanted)
+    for stored in ([-(2**-24), 0, 0, 0.5], [0, 0, 2**-24, 0.5]):
+        assert "in 1 of 4 values" in _difference(Constant("instance_norm beta", np.array(stored, np.float16), half=True), wanted)

@@ -72,7 +72,7 @@ def test_a_filter_is_not_overwritten_unless_told_to(filter, tmp_path):
 
 
 def test_what_is_no_filter_or_was_altered_is_an_error(filter, base, tmp_path):
-    with pytest.raises(FilterError, match="is no filter: it has no readable filter.json"):
+    with pytest.raises(FilterError, match=r"is no filter: it has no readable filter.json"):
         Filter.load(tmp_path)
     base.save(tmp_path / "base")
     with pytest.raises(FilterError, match="is no filter"):

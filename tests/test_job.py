@@ -104,7 +104,7 @@ def test_a_failure_is_raised_once_and_then_the_job_is_over():
         raise FedstyleError("broken")
 
     failing = job(objective=broken)
-    with pytest.raises(FedstyleError, match="^broken$"):
+    with pytest.raises(FedstyleError, match=r"^broken$"):
         failing.result()
     with pytest.raises(Cancelled, match="was cancelled or failed before: make a new one"):
         failing.result()
@@ -250,13 +250,13 @@ def test_a_session_of_other_inputs_is_an_error(tmp_path):
 def test_a_damaged_session_head_is_an_error(tmp_path, text):
     job(tmp_path).result()
     (tmp_path / "session.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(SessionError, match="session.json is damaged: remove the session folder to start again"):
+    with pytest.raises(SessionError, match=r"session.json is damaged: remove the session folder to start again"):
         job(tmp_path).result()
 
 
 def test_a_session_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot write .*session.lock"):
+    with pytest.raises(OutputError, match=r"cannot write .*session.lock"):
         job(tmp_path / "file").result()
 
 
@@ -302,7 +302,7 @@ def test_cancel_without_a_session_keeps_nothing():
     training = job()
     list(itertools.islice(training, 3))
     training.cancel()
-    with pytest.raises(Cancelled, match="^cancelled after iteration 3$"):
+    with pytest.raises(Cancelled, match=r"^cancelled after iteration 3$"):
         training.run()
     assert training.run() is False
 

@@ -87,7 +87,7 @@ def test_saved_tensors_come_back_and_equal_tensors_give_equal_files(tmp_path):
 
 def test_a_file_that_is_absent_damaged_or_altered_is_an_error(tmp_path):
     path = tmp_path / "x"
-    with pytest.raises(ParamsError, match="cannot read .*x: No such file"):
+    with pytest.raises(ParamsError, match=r"cannot read .*x: No such file"):
         params.load(path)
     params.save(named(a=[1.0, 2.0]), path)
     content = path.read_bytes()

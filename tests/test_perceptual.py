@@ -80,13 +80,13 @@ def test_relative_losses_by_hand():
 
 def test_weights_by_hand():
     other, own = torch.tensor([[2.0, 4.0], [4.0, 10.0]]), gram(Y)[0]
-    objective = Objective(plain(), (other, own, other), content_weight=3.0, style_weight=10.0, layers=(1.0, 2.0, 0.0), tv_weight=0.5)
+    objective = Objective(plain(), (other, own, other), content_weight=3.0, style_weight=10.0, layers=(1.0, 3.0, 0.0), tv_weight=0.5)
     losses = dataclasses.replace(objective, tv_weight=0.0)(Y, Y)
     assert losses.content.tolist() == [0.0]
-    assert losses.style.tolist() == pytest.approx([11 / 136 / 3])  # (1 * 11/136 + 2 * 0) / (1 + 2 + 0)
+    assert losses.style.tolist() == pytest.approx([11 / 136 / 4])  # (1 * 11/136 + 3 * 0) / (1 + 3 + 0)
     # Two rows, since total variation takes a mean over the pairs that lie above each other.
     tall = Y.repeat(1, 1, 2, 1)  # across: 1 in both channels and rows, down: 0
-    assert objective(tall, tall).total.tolist() == pytest.approx([10 * 11 / 136 / 3 + 0.5 * 1.0])
+    assert objective(tall, tall).total.tolist() == pytest.approx([10 * 11 / 136 / 4 + 0.5 * 1.0])
 
 
 def test_losses_are_one_value_an_image_and_do_not_depend_on_the_batch():

@@ -73,7 +73,7 @@ def test_nearest():
 
 def test_need():
     tables.need(True, "a.b", 3, "must be 3")
-    with pytest.raises(ConfigError, match="^a.b = 3: must be 4$"):
+    with pytest.raises(ConfigError, match=r"^a.b = 3: must be 4$"):
         tables.need(False, "a.b", 3, "must be 4")
 
 
@@ -109,14 +109,14 @@ def test_an_override_of_another_form_is_an_error(text):
 
 
 def test_an_override_below_a_value_is_an_error():
-    with pytest.raises(ConfigError, match="--set 'a.b.c=3': b = 1 is no table"):
+    with pytest.raises(ConfigError, match=r"--set 'a.b.c=3': b = 1 is no table"):
         tables.override({"a": {"b": 1}}, "a.b.c=3")
     with pytest.raises(ConfigError, match="a = 1 is no table"):
         tables.override({"a": 1}, "a.b=3")
 
 
 def test_a_file_that_is_none_is_an_error(tmp_path):
-    with pytest.raises(ConfigError, match="cannot read the configuration .*x.toml: No such file"):
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*x.toml: No such file"):
         tables.load(tmp_path / "x.toml")
     with pytest.raises(ConfigError, match="Is a directory"):
         tables.load(tmp_path)

@@ -18,7 +18,7 @@ from fedstyle.export.reader import check_weights
 from fedstyle.export.testcard import testcard
 from fedstyle.files import staged, write_bytes
 from fedstyle.filter import Filter
-from fedstyle.net import STRIDE
+from fedstyle.net import STRIDE, portable
 
 SMALLEST, LARGEST = 16, 4096
 """The limits of an export's height and width in pixels; each is a multiple of 4."""
@@ -140,7 +140,9 @@ def _convert(filter: Filter, size: Size | Sizes, precision: str, program: bool) 
         options = {"convert_to": "mlprogram", "minimum_deployment_target": ct.target.iOS15, "compute_precision": chosen}
     with quiet():
         exported = torch.export.export(
-            _Pixels(filter.net).eval(), (torch.rand(1, 3, *default),), dynamic_shapes=_dynamic(size) if isinstance(size, Sizes) else None
+            _Pixels(portable(filter.net)).eval(),
+            (torch.rand(1, 3, *default),),
+            dynamic_shapes=_dynamic(size) if isinstance(size, Sizes) else None,
         )
         return ct.convert(
             exported.run_decompositions({}),

@@ -27,7 +27,7 @@ from fedstyle.export.program import (
 )
 from fedstyle.files import write_bytes
 from fedstyle.filter import Filter
-from fedstyle.net import STRIDE
+from fedstyle.net import STRIDE, portable
 
 OPSET = 20
 _OPS = {"Conv": "conv", "InstanceNormalization": "instance_norm", "Mul": "mul", "Add": "add", "Sub": "sub", "Div": "real_div"}
@@ -45,7 +45,7 @@ def write(filter: Filter, path: Path, about: dict[str, str]) -> None:
     try:
         with quiet():
             made = torch.onnx.export(
-                filter.net,
+                portable(filter.net),
                 (torch.rand(1, 3, 64, 64),),
                 dynamo=True,
                 opset_version=OPSET,

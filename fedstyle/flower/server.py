@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from flwr.app import ArrayRecord
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
 
 from fedstyle import params
 from fedstyle.base import Base
@@ -35,6 +36,18 @@ class Round:
     bytes_down: int
     seconds: float
     base: Base
+
+
+def server_app(run: Callable[[Grid, Mapping[str, Any]], None]) -> ServerApp:
+    """The Flower app of a server; `run` gets the grid and the run's configuration, as `flwr run` was given it."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        """Run it."""
+        run(grid, context.run_config)
+
+    return app
 
 
 def cohort_size(server: Server, clients: int) -> int:

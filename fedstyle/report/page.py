@@ -132,7 +132,7 @@ def _shot(device: Device, name: str, kind: str) -> Html:
             else f"Photo of device {device.id}, {CAPTIONS[name].lower()}"
         )
         alt += f": {device.style}" if name in ("style", "filter") else ""
-        image = tag("img", src=picture.uri, alt=alt, width=picture.width, height=picture.height, decoding="async")
+        image = tag("img", src=picture.uri, alt=alt, width=picture.width, height=picture.height)
         ratio = picture.width / picture.height
     caption = tag("figcaption", CAPTIONS[name])
     return tag("figure", tag("div", image, class_="frame", style=f"--ratio:{ratio:.4f}"), caption, class_=kind, data_shot=name)
