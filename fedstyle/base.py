@@ -58,8 +58,8 @@ class Base:
         return build(self.arch, self.padding, self.weights)
 
     def save(self, path: Path) -> None:
-        """Write the folder `path` with base.safetensors and base.json, replacing an older base there."""
-        with staged(Path(path), replace=True) as folder:
+        """Write the folder `path` with base.safetensors and base.json, replacing an older base there; raises OutputError for any other thing at `path`."""
+        with staged(Path(path), replaces="base.json") as folder:
             params.save(self.weights, folder / "base.safetensors")
             facts = {"format": "fedstyle-base-1", "architecture": self.arch, "padding": self.padding, "base_sha256": self.sha256}
             write_json(folder / "base.json", {**facts, "file_sha256": sha256(folder / "base.safetensors"), "record": dict(self.record)})

@@ -102,12 +102,14 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def staged(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def staged(path: Path, *, replaces: str = "") -> Iterator[Path]:
     """Give a fresh folder that becomes `path` when the block ends well, and vanishes when it does not.
 
-    Raises OutputError when `path` exists and `replace` is false, or when the disk is full.
+    A folder that stands at `path` is replaced only if it holds a file named `replaces`, so that nobody's own folder ever is. Raises
+    OutputError for any other thing at `path`, or when the disk is full.
     """
     path = Path(path)
+    replace = bool(replaces) and not path.is_symlink() and (path / replaces).is_file()
     if not replace and os.path.lexists(path):
         raise OutputError(f"{path} exists already: choose another place, or remove it first")
     try:
@@ -119,7 +121,7 @@ def staged(path: Path, *, replace: bool = False) -> Iterator[Path]:
         yield stage
         os.chmod(stage, 0o755)  # noqa: S103  as mkdir would have made it; mkdtemp makes 0o700
         _sync_folder(stage)
-        if replace and path.is_dir() and not path.is_symlink():
+        if replace:
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
             os.replace(path, old / "it")
             os.replace(stage, path)

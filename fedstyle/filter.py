@@ -67,8 +67,11 @@ class Filter:
         return params.fingerprint(self.weights)
 
     def save(self, path: Path, *, replace: bool = False) -> None:
-        """Write the folder `path` with filter.safetensors and filter.json; raises OutputError when it exists and `replace` is false."""
-        with staged(Path(path), replace=replace) as folder:
+        """Write the folder `path` with filter.safetensors and filter.json; `replace` lets it take the place of another filter.
+
+        Raises OutputError for any other thing at `path`.
+        """
+        with staged(Path(path), replaces="filter.json" if replace else "") as folder:
             params.save(self.weights, folder / "filter.safetensors")
             head = {"format": "fedstyle-filter-1", "architecture": self.arch, "padding": self.padding}
             write_json(folder / "filter.json", {**head, "file_sha256": sha256(folder / "filter.safetensors"), **self.facts})

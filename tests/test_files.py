@@ -97,15 +97,18 @@ def test_a_staged_folder_appears_whole_or_not_at_all(tmp_path):
 def test_a_staged_folder_replaces_only_when_told_to(tmp_path):
     target = tmp_path / "it"
     for text in ("old", "new"):
-        with files.staged(target, replace=True) as folder:
+        with files.staged(target, replaces="mark") as folder:
+            (folder / "mark").touch()
             (folder / text).touch()
-    assert left(target) == ["new"]
+    assert left(target) == ["mark", "new"]
     with pytest.raises(OutputError, match="it exists already: choose another place, or remove it first"), files.staged(target):
         raise AssertionError("the block must not run")
-    with pytest.raises(RuntimeError, match="stop"), files.staged(target, replace=True):
+    with pytest.raises(RuntimeError, match="stop"), files.staged(target, replaces="mark"):
         raise RuntimeError("stop")
     assert left(tmp_path) == ["it"]
-    assert left(target) == ["new"]
+    assert left(target) == ["mark", "new"]
+    with pytest.raises(OutputError, match="it exists already"), files.staged(target, replaces="another mark"):
+        raise AssertionError("a folder that is not ours is never replaced")
     (tmp_path / "dangling").symlink_to("nowhere")
     with pytest.raises(OutputError, match="exists already"), files.staged(tmp_path / "dangling"):
         pass
@@ -113,10 +116,11 @@ def test_a_staged_folder_replaces_only_when_told_to(tmp_path):
 
 def test_a_full_disk_leaves_the_old_folder(tmp_path, full):
     (tmp_path / "it").mkdir()
-    with pytest.raises(OutputError, match="no space left"), files.staged(tmp_path / "it", replace=True) as folder:
+    (tmp_path / "it" / "mark").touch()
+    with pytest.raises(OutputError, match="no space left"), files.staged(tmp_path / "it", replaces="mark") as folder:
         (folder / "new").touch()
     assert left(tmp_path) == ["it"]
-    assert left(tmp_path / "it") == []
+    assert left(tmp_path / "it") == ["mark"]
 
 
 def test_a_lock_keeps_everybody_else_out_until_it_is_given_back(tmp_path):

@@ -1,6 +1,57 @@
-import pytest
+import types
 
-from fedstyle.flower.cohort import sample
+import flower_fakes as fakes
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedstyle.errors import FederationError
+from fedstyle.flower import cohort
+from fedstyle.flower.cohort import Cohort, sample
+from fedstyle.flower.inline import InlineGrid
+from fedstyle.flower.wire import HELLO
+
+
+def gathered(partitions, clients, appear=1000):
+    """The nodes that a cohort finds on a grid whose nodes say these partitions, `appear` more of them at each look."""
+    shown = []
+
+    def hello(message, _):
+        return Message(RecordDict({HELLO: ConfigRecord({"partition": partitions[message.metadata.dst_node_id - 1]})}), reply_to=message)
+
+    grid = InlineGrid(hello, len(partitions), 2)
+    whole = list(grid.get_node_ids())
+
+    def look(_):
+        shown.extend(whole[len(shown) : len(shown) + appear])
+        return list(shown)
+
+    grid.get_node_ids = types.MethodType(look, grid)
+    found = Cohort(grid, fakes.contract(), fakes.small_base(), clients, clients, seed=0, min_replies=1.0, timeout=5.0, pause=0.0)
+    try:
+        found.gather()
+    finally:
+        grid.close()
+    return found.nodes
+
+
+def test_nodes_that_come_one_by_one_are_waited_for(monkeypatch):
+    monkeypatch.setattr(cohort, "PATIENCE", 0.0)  # as long as new ones come, nobody's patience ends
+    assert gathered([2, 0, 1], 3, appear=1) == {0: 2, 1: 3, 2: 1}
+
+
+def test_nodes_beyond_the_clients_take_no_part():
+    assert gathered([0, 7, 1, -1], 2) == {0: 1, 1: 3}
+
+
+def test_too_few_nodes_are_an_error_that_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(cohort, "PATIENCE", 0.2)
+    with pytest.raises(FederationError, match=r"only 2 of 3 clients are there, of 2 nodes: .*num-supernodes=3"):
+        gathered([0, 1], 3)
+
+
+def test_two_nodes_with_one_partition_are_an_error():
+    with pytest.raises(FederationError, match="two nodes say that they hold partition 1"):
+        gathered([1, 1], 2)
 
 
 def test_a_cohort_depends_on_seed_and_round_alone():

@@ -86,12 +86,14 @@ class Cohort(Grid):
             replies, _ = self._exchange({node: Message(RecordDict(), node, MessageType.QUERY) for node in new})
             for node, reply in sorted(replies.items()):
                 self._enter(node, reply)
-            if len(self.nodes) < self.clients and time.monotonic() > late:
+            if new or len(self.nodes) == self.clients:
+                continue
+            if time.monotonic() > late:
                 raise FederationError(
                     f"only {len(self.nodes)} of {self.clients} clients are there, of {len(asked)} nodes: start as many nodes as the "
                     f"configuration has clients (flwr run: --federation-config num-supernodes={self.clients})"
                 )
-            if not new and self.stop.wait(max(self.pause, 0.05)):
+            if self.stop.wait(0.05):
                 raise FederationError("the run was stopped")
 
     def _enter(self, node: int, reply: Message) -> None:

@@ -113,7 +113,7 @@ class InlineGrid(Grid):
 
 def run_inline(app: ClientApp, clients: int, workers: int, serve: Callable[[Grid], Result]) -> Result:
     """Give `serve` a grid of clients within this process, and stop them all when it returns or raises."""
-    threads = torch.get_num_threads()  # asking fixes this thread's own number; clients set that of theirs
+    threads = torch.get_num_threads()  # asking fixes this thread's own number; clients set that of theirs, and the default with it
     grid = InlineGrid(app, clients, workers)
     try:
         return serve(grid)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -102,10 +103,14 @@ def serve(
         last, started = arrays, time.monotonic()
 
     initial = pack({name: base.weights[name] for name in contract.shared}, TYPES["fp32"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # many small sums: threads that wait for each other cost a hundred times what they save
     try:
         strategy.start(cohort, initial, num_rounds=server.rounds - done, timeout=server.timeout, evaluate_fn=finish)
     except FedstyleError:
         raise
     except Exception as error:
         raise FederationError(f"round {cohort.done}: {server.strategy} failed: {error}") from error
+    finally:
+        torch.set_num_threads(threads)
     return result
