@@ -58,7 +58,10 @@ class Base:
         return build(self.arch, self.padding, self.weights)
 
     def save(self, path: Path) -> None:
-        """Write the folder `path` with base.safetensors and base.json, replacing an older base there; raises OutputError for any other thing at `path`."""
+        """Write the folder `path` with base.safetensors and base.json, in the place of an older base there.
+
+        Raises OutputError for any other thing at `path`.
+        """
         with staged(Path(path), replaces="base.json") as folder:
             params.save(self.weights, folder / "base.safetensors")
             facts = {"format": "fedstyle-base-1", "architecture": self.arch, "padding": self.padding, "base_sha256": self.sha256}

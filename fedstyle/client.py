@@ -163,7 +163,7 @@ class Client:
         if path is None or not path.exists():
             return shared, private, {}
         try:
-            state = params.load(path)
+            state = params.unseal(params.load(path), path)
         except ParamsError as error:
             raise ParamsError(f"{error}: remove it to start this client afresh") from None
         parts = {kind: {k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)} for kind in ("net/", "memory/")}
@@ -174,10 +174,8 @@ class Client:
 
     def _keep(self, private: params.Params, memory: params.Params) -> None:
         if self.folder:
-            params.save(
-                {f"net/{k}": v for k, v in private.items()} | {f"memory/{k}": v for k, v in memory.items()},
-                self.folder / "private.safetensors",
-            )
+            state = {f"net/{k}": v for k, v in private.items()} | {f"memory/{k}": v for k, v in memory.items()}
+            params.save(params.seal(state), self.folder / "private.safetensors")
 
 
 def _weights(net: nn.Module) -> dict[str, Tensor]:

@@ -62,7 +62,7 @@ class Loss:
     weights: str = ""
     """A file with the feature network's weights; empty takes the embedded or the cached ones."""
     content: float = 1.0
-    style: float = 1.0
+    style: float = 5.0
     layers: tuple[float, ...] = (1.0, 1.0, 1.0)
     """Weight of each style tap, from fine to coarse."""
     total_variation: float = 0.0
@@ -86,14 +86,14 @@ class Loss:
 class Training:
     """How a client trains, in a round and when it personalises."""
 
-    size: int = 192
+    size: int = 128
     """Side of the square training crops in pixels, a multiple of 4."""
     batch: int = 4
     crops: int = 32
     """Crops that a client cuts from its photos; their content features are computed once."""
     iterations: int = 100
     """Iterations of personalisation; 0 leaves it out."""
-    rate: float = 1e-3
+    rate: float = 2e-3
     """Adam's rate for convolutions."""
     norm_rate: float = 1e-2
     """Adam's rate for instance-norm scale and shift."""

@@ -99,3 +99,20 @@ def load(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
         return _parse(content)
     except SafetensorError as error:
         raise ParamsError(f"{path} is no safetensors file, or a damaged one ({error})") from error
+
+
+SEAL = "sha256"
+"""The name of the tensor that holds a sealed file's fingerprint."""
+
+
+def seal(params: Params) -> dict[str, Tensor]:
+    """The tensors and their fingerprint as one more: a file that carries its own hash is replaced, and checked, as a whole."""
+    return {**params, SEAL: torch.tensor(list(bytes.fromhex(fingerprint(params))), dtype=torch.uint8)}
+
+
+def unseal(params: Params, where: Path) -> dict[str, Tensor]:
+    """The tensors of a sealed file, without the seal; raises ParamsError when they are not those that were sealed."""
+    inside = {name: value for name, value in params.items() if name != SEAL}
+    if SEAL not in params or bytes(params[SEAL].tolist()).hex() != fingerprint(inside):
+        raise ParamsError(f"{where} was altered or damaged: its tensors do not hash to its seal")
+    return inside

@@ -71,4 +71,4 @@ def contract(wire="fp16"):
 
 
 def config(**server):
-    return Config(server=Server(**{"rounds": 2, "timeout": 60.0, **server}), training=Training(seed=7))
+    return Config(server=Server(**{"rounds": 2, "timeout": 240.0, **server}), training=Training(seed=7))

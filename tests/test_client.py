@@ -30,7 +30,8 @@ def client(tmp_path, photo_folder, style_image, quick):
 
 
 def state(client):
-    return params.load(client.folder / "private.safetensors")
+    path = client.folder / "private.safetensors"
+    return params.unseal(params.load(path), path)
 
 
 def norm(update):
@@ -166,7 +167,10 @@ def test_a_corrupt_private_file_is_an_error_and_stays(client, base):
     device.fit(base)
     file = device.folder / "private.safetensors"
     whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
     for content, says in [
+        (bytes(flipped), r"private.safetensors was altered or damaged: .*: remove it to start this client afresh"),
         (whole[:-5], r"private.safetensors is no safetensors file, or a damaged one .*: remove it to start this client afresh"),
         (b"", "no safetensors file"),
     ]:
@@ -176,10 +180,10 @@ def test_a_corrupt_private_file_is_an_error_and_stays(client, base):
                 act()
         assert file.read_bytes() == content
     file.write_bytes(whole)
-    params.save(state(device) | {"strange": torch.zeros(1)}, file)
+    params.save(params.seal(state(device) | {"strange": torch.zeros(1)}), file)
     with pytest.raises(ParamsError, match="holds tensors that fedstyle did not write: remove it to start this client afresh"):
         device.fit(base, round=1)
-    params.save({"net/down1.norm.bias": torch.full((4,), float("nan"))}, file)
+    params.save(params.seal({"net/down1.norm.bias": torch.full((4,), float("nan"))}), file)
     with pytest.raises(ParamsError):
         device.fit(base, round=1)
 
@@ -209,7 +213,7 @@ def test_personalisation_is_deterministic_whatever_came_before(client, base, tmp
     random.Random(1).shuffle(content)
     other = client("other")
     other.folder.mkdir()
-    save_file(dict(content), other.folder / "private.safetensors")
+    save_file(params.seal(dict(content)), other.folder / "private.safetensors")
     other.evaluate(base, other.library)
     torch.rand(7)
     assert other.personalize(base, iterations=2).result().sha256 == expected

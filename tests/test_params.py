@@ -103,3 +103,13 @@ def test_a_file_that_is_absent_damaged_or_altered_is_an_error(tmp_path):
         params.load(path)
     with pytest.raises(OutputError, match="cannot write"):
         params.save(named(a=[1.0]), path / "below" / "a file")
+
+
+def test_a_seal_tells_one_flipped_bit(tmp_path):
+    sealed = params.seal({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)})
+    assert params.unseal(sealed, tmp_path).keys() == {"a", "b"}
+    sealed["a"].view(torch.int32)[0] ^= 1
+    with pytest.raises(ParamsError, match="altered or damaged"):
+        params.unseal(sealed, tmp_path)
+    with pytest.raises(ParamsError, match="altered or damaged"):
+        params.unseal({"a": torch.ones(1)}, tmp_path)

@@ -25,8 +25,8 @@ from fedstyle.base import Base
 from fedstyle.errors import FederationError, WireError
 from fedstyle.flower.wire import HELLO, TYPES, Contract, Failure, Order, pack, read_failure, sizes
 
-PATIENCE = 60.0
-"""Seconds within which all nodes must have joined when a run starts."""
+PATIENCE = 180.0
+"""Seconds within which all nodes must have joined when a run starts; Ray alone takes 20 on an idle machine."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class InlineGrid(Grid):
         self.sent = 0
         self.busy: set[int] = set()
         self.guard = threading.Lock()
+        self.closed = False
         self.turns = {node: threading.Lock() for node in self.contexts}
 
     def get_node_ids(self) -> Iterable[int]:
@@ -76,6 +77,8 @@ class InlineGrid(Grid):
     def _answer(self, message: Message) -> Message:
         node, thread = message.metadata.dst_node_id, threading.get_ident()
         with self.guard:
+            if self.closed:  # taken from the queue just before that was emptied
+                raise Stopped
             self.busy.add(thread)
         try:
             with self.turns[node]:  # a late client ends one round before it begins the next
@@ -90,6 +93,7 @@ class InlineGrid(Grid):
         """Stop the workers, in the middle of their work if need be: a thread ends at its next Python instruction."""
         self.pool.shutdown(wait=False, cancel_futures=True)
         with self.guard:
+            self.closed = True
             for thread in self.busy:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Stopped))
         self.pool.shutdown(wait=True)
