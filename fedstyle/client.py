@@ -77,11 +77,13 @@ class Client:
             self._content = Content(crops, self.objective(), self.device)
         return Task(self._content, self._content.objective, self.training, seed, proximal, self.device)
 
-    def fit(self, base: Base, *, round: int = 0, proximal: float = 0.0) -> Update:
+    def fit(self, base: Base, *, round: int | None = None, proximal: float = 0.0) -> Update:
         """Train for a round from the base and the private parameters, keep those, and give the update of the shared ones.
 
+        `round` seeds the order of the batches; without it, it is the one after the base's. `proximal` is FedProx's mu, as a server asks it.
         Raises ParamsError when the base does not fit what is kept at home, and any error of photos or training.
         """
+        round = int(base.record.get("round", 0)) + 1 if round is None else round
         shared, private, memory = self._recall(base)
         net = build(base.arch, base.padding, params.merge(shared, private))
         task = self.task(derive(self.training.seed, "round", round), proximal)
@@ -134,6 +136,7 @@ class Client:
             "trained": "all" if full else "private",
             "iterations": progress.iteration,
             "base_sha256": base.sha256,
+            "size": self.training.size,
             "loss": dataclasses.asdict(self.loss) | {"weights": "", "strength": self.look.strength, "density": self.look.density},
         }
 

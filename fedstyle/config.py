@@ -62,7 +62,7 @@ class Loss:
     weights: str = ""
     """A file with the feature network's weights; empty takes the embedded or the cached ones."""
     content: float = 1.0
-    style: float = 5.0
+    style: float = 10.0
     layers: tuple[float, ...] = (1.0, 1.0, 1.0)
     """Weight of each style tap, from fine to coarse."""
     total_variation: float = 0.0

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedstyle.errors import OutputError
+from fedstyle.errors import FedstyleError, OutputError
 
 
 def _explain(error: OSError, path: Path) -> OutputError:
@@ -87,12 +87,29 @@ def _drop_torn_line(file: BinaryIO) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def read_lines(path: Path) -> list[Any]:
-    """Read a file of JSON lines; an absent file has none, and a torn last line is left out."""
-    if not path.exists():
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines, an object each; an absent file has none, and a torn last line is left out.
+
+    Raises FedstyleError, naming file and line, when another line is no JSON object or the file cannot be read.
+    """
+    try:
+        whole = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
         return []
-    whole = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in whole if line]
+    except OSError as error:
+        raise FedstyleError(f"cannot read {path}: {error.strerror or error}: check its permissions and its disk") from error
+    values = []
+    for number, line in enumerate(whole, 1):
+        if not line:
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise FedstyleError(f"{path} is damaged: line {number} is no JSON object; remove that line, or make the file again")
+        values.append(value)
+    return values
 
 
 def sha256(path: Path) -> str:
@@ -106,7 +123,9 @@ def staged(path: Path, *, replaces: str = "") -> Iterator[Path]:
     """Give a fresh folder that becomes `path` when the block ends well, and vanishes when it does not.
 
     A folder that stands at `path` is replaced only if it holds a file named `replaces`, so that nobody's own folder ever is. Raises
-    OutputError for any other thing at `path`, or when the disk is full.
+    OutputError for any other thing at `path`, or when the disk is full. On an error the old folder is put back. Only when the process is
+    killed or the machine stops between two renames is nothing at `path`: the old folder then lies whole beside it as `.NAME.*.old/it`,
+    and the new one as `.NAME.*.part`.
     """
     path = Path(path)
     replace = bool(replaces) and not path.is_symlink() and (path / replaces).is_file()
@@ -122,10 +141,7 @@ def staged(path: Path, *, replaces: str = "") -> Iterator[Path]:
         os.chmod(stage, 0o755)  # noqa: S103  as mkdir would have made it; mkdtemp makes 0o700
         _sync_folder(stage)
         if replace:
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-            os.replace(path, old / "it")
-            os.replace(stage, path)
-            shutil.rmtree(old)
+            _swap(stage, path)
         else:
             os.replace(stage, path)
         _sync_folder(path.parent)
@@ -134,6 +150,21 @@ def staged(path: Path, *, replaces: str = "") -> Iterator[Path]:
         if isinstance(error, OSError):
             raise _explain(error, path) from error
         raise
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of the folder at `path`, or leave that as it was."""
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+    try:
+        os.replace(path, old / "it")
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if not os.path.lexists(path):
+                os.replace(old / "it", path)
+            old.rmdir()  # fails, as it should, when the old folder is still in there
+        raise
+    shutil.rmtree(old, ignore_errors=True)  # the new folder stands, so this is no failure
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedstyle import params
 from fedstyle.base import Base
+from fedstyle.config import Server
 from fedstyle.errors import FedstyleError, ParamsError
 from fedstyle.files import read_lines
 from fedstyle.filter import Filter
@@ -23,6 +24,8 @@ from fedstyle.net import InstanceNorm, TransformNet, is_norm
 from fedstyle.picture import show
 
 MODELS = (".mlpackage", ".mlmodel", ".onnx")
+WIRE_BYTES = {"fp16": 2, "fp32": 4}
+"""The bytes of a number by its type on the wire."""
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
@@ -108,13 +111,19 @@ def _network(model: Base | Filter, net: nn.Module) -> dict[str, Any]:
         "inputs": [{"name": "image", **side}],
         "outputs": [{"name": "stylizedImage", **side}],
         "operations": dict(sorted((str(name), count) for name, count in layers.items() if name)),
-        "would_leave": {**_amount(shared), "what": "convolutions, as a delta, in a round with the default method"},
+        "would_leave": {**_sent(shared), "what": "convolutions, as a delta, in a round with the default method"},
         "stays": {**_amount(private), "what": "instance-norm scale and shift"},
     }
 
 
 def _amount(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return {"arrays": len(tensors), "parameters": sum(value.numel() for value in tensors.values()), "bytes": params.size(tensors)}
+
+
+def _sent(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The amount as it crosses the wire by default, whatever the type on disk."""
+    wire = Server().wire
+    return {**_amount(tensors), "bytes": sum(value.numel() for value in tensors.values()) * WIRE_BYTES[wire], "type": wire}
 
 
 def _base(path: Path) -> dict[str, Any]:
@@ -139,7 +148,7 @@ def _update(path: Path) -> dict[str, Any]:
     return {
         "kind": "update",
         "norm": norm,
-        "would_leave": _amount(tensors),
+        "would_leave": _sent(tensors),
         "private_arrays": sorted(name for name in tensors if is_norm(name)),
         "arrays": [
             {"name": name, "type": str(value.dtype).removeprefix("torch."), "shape": list(value.shape), "bytes": params.size({name: value})}
@@ -153,30 +162,48 @@ def _run(path: Path) -> dict[str, Any]:
     rounds = read_lines(path / "history.jsonl")
     facts: dict[str, Any] = {"kind": "run", "finished": (path / "summary.json").exists(), "rounds_done": len(rounds)}
     if facts["finished"]:
-        try:
-            facts |= json.loads((path / "summary.json").read_text())
-        except (OSError, ValueError):
-            raise FedstyleError(f"{show(path)}/summary.json is damaged: run the simulation again") from None
+        facts |= _object(path / "summary.json", "run the simulation again")
     elif rounds:
         facts |= {key: rounds[-1][key] for key in ("base_sha256", "loss") if key in rounds[-1]}
     homes = sorted(home for home in (path / "clients").glob("*") if home.is_dir())
-    return facts | {"left_devices": {home.name: _left(home) for home in homes}}
+    return facts | {"left_devices": {home.name: _left(_ledger(home)) for home in homes}}
 
 
-def _left(home: Path) -> dict[str, Any]:
+def _object(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise FedstyleError(f"{show(path)} is damaged: {remedy}")
+    return found
+
+
+def _ledger(home: Path) -> list[dict[str, Any]]:
+    """The lines of a device's own ledger, each of them a message that left."""
+    path = home / "ledger.jsonl"
+    lines = read_lines(path)
+    for number, line in enumerate(lines, 1):
+        kinds = {"kind": str, "bytes": int, "arrays": dict}
+        if not all(isinstance(({"arrays": {}} | line).get(key), kind) for key, kind in kinds.items()):
+            raise FedstyleError(f"{show(path)} is damaged: line {number} is no entry of a ledger")
+    return lines
+
+
+def _left(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """What left a device, from its own ledger."""
-    lines = read_lines(home / "ledger.jsonl")
     names = sorted({name for line in lines for name in line.get("arrays", {})})
     return {"messages": len(lines), "bytes": sum(line["bytes"] for line in lines), "arrays": len(names)}
 
 
 def _home(path: Path) -> dict[str, Any]:
     kept = params.load(path / "private.safetensors") if (path / "private.safetensors").exists() else {}
-    lines = read_lines(path / "ledger.jsonl")
+    lines = _ledger(path)
     return {
         "kind": "client",
         "rounds": sum(line["kind"] == "update" for line in lines),
-        "left": _left(path),
+        "left": _left(lines),
         "arrays_that_left": sorted({name for line in lines for name in line.get("arrays", {})}),
         "stays": _amount({name: value for name, value in kept.items() if name.startswith("net/")}),
         "filter": (path / "filter" / "filter.json").exists(),
@@ -185,5 +212,5 @@ def _home(path: Path) -> dict[str, Any]:
 
 
 def _session(path: Path) -> dict[str, Any]:
-    checkpoints = [json.loads(file.read_text()) for file in sorted(path.glob("checkpoint-*.json"))]
-    return {"kind": "session", "checkpoints": [one["iteration"] for one in checkpoints]}
+    checkpoints = [_object(file, "remove this checkpoint") for file in sorted(path.glob("checkpoint-*.json"))]
+    return {"kind": "session", "checkpoints": [one.get("iteration") for one in checkpoints]}

@@ -100,7 +100,7 @@ class Session:
 class Job(Generic[T]):
     """Training that its owner drives: iterate over it, run it in slices, or ask for the result.
 
-    Nothing happens until it is asked to: `for progress in job`, `run(seconds=30)` and `result()` all advance the same training. `cancel`
+    No training happens until it is asked to: iterating, `run(seconds=30)` and `result()` all advance the same training. `cancel`
     may be called from any thread; the training stops after the iteration at hand and keeps its checkpoint.
     """
 

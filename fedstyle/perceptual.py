@@ -77,10 +77,15 @@ def procedural_images(side: int = 128) -> Tensor:
 
 @torch.no_grad()
 def calibrate(net: FeatureNet) -> FeatureNet:
-    """Scale each tap to a root mean square of 1 on the procedural images."""
-    net.scales.fill_(1.0)
-    for index, tap in enumerate(net(procedural_images())):
-        net.scales[index] = 1 / tap.square().mean().sqrt()
+    """Scale each tap to a root mean square of 1 on the procedural images; on one thread, for the sums' bits depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        net.scales.fill_(1.0)
+        for index, tap in enumerate(net(procedural_images())):
+            net.scales[index] = 1 / tap.square().mean().sqrt()
+    finally:
+        torch.set_num_threads(threads)
     return net
 
 
@@ -161,11 +166,11 @@ def _resident(name: str, weights: str) -> FeatureNet:
         tiny = tiny_network()
         try:
             embedded = load(_EMBEDDED)
-            check_alike(embedded, dict(tiny.named_parameters()), str(_EMBEDDED))
+            check_alike(embedded, tiny.state_dict(), str(_EMBEDDED))
         except ParamsError as error:
             raise ConfigError(f"the embedded weights are missing or damaged ({error}): install fedstyle again") from None
-        tiny.load_state_dict({"scales": tiny.scales} | {name: value.float() for name, value in embedded.items()})
-        return calibrate(tiny).eval()
+        tiny.load_state_dict({name: value.float() for name, value in embedded.items()})
+        return tiny.eval()
     net = _vgg(name)
     given = _weights(name, weights)
     index = [i for i, step in enumerate(_flat(net)) if isinstance(step, nn.Conv2d)]

@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from fedstyle.errors import PhotoError
 from fedstyle.picture import MIN_SIDE, UnusableError, open_image, read, regular, show
 
-__all__ = ["COMPANIONS", "Photos", "divide", "open_image"]
+__all__ = ["COMPANIONS", "Photos", "divide", "examine", "open_image"]
 
 COMPANIONS = frozenset(
     [
@@ -54,7 +54,7 @@ COMPANIONS = frozenset(
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos of one person, on their device: files that were decoded once and found good.
+    """Photos of one person, on their device: files that were decoded once and found good, no two with the same content.
 
     `skipped` counts what was left out, by reason and without names.
     """
@@ -66,28 +66,31 @@ class Photos:
     def open(cls, source: Path | Sequence[Path]) -> Photos:
         """Take the usable photos of a folder (with its subfolders, sorted by name) or of a list of files (in its order).
 
-        Hidden files and COMPANIONS in a folder are passed over; links to folders are not followed, links to files are.
+        Hidden files and COMPANIONS in a folder are passed over; links to folders are not followed, links to files are. Of files with the
+        same bytes the first is taken and the others count as `duplicate`, so that a photo kept out of training is not there as a copy.
         Raises PhotoError when the folder is missing or is none, or when no photo is usable.
         """
         skipped: Counter[str] = Counter()
-        if isinstance(source, (str, os.PathLike)):
-            where = show(source)
-            candidates: Iterable[Path] = _walk(Path(source), skipped)
-        else:
-            where, candidates = "the list of photos", [Path(path) for path in source]
-        good = []
-        for path in candidates:
+        good: dict[bytes, Path] = {}
+        for path, reason in examine(source):
+            if reason:
+                skipped[reason] += 1
+                continue
             try:
-                read(path, MIN_SIDE)
-            except UnusableError as why:
+                content = _hash(path)
+            except UnusableError as why:  # it changed just now
                 skipped[why.reason] += 1
+                continue
+            if content in good:
+                skipped["duplicate"] += 1
             else:
-                good.append(path)
+                good[content] = path
         if not good:
+            where = show(source) if isinstance(source, (str, os.PathLike)) else "the list of photos"
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
             found = f"{skipped.total()} skipped: {counts}" if counts else "it is empty"
             raise PhotoError(f"{where} holds no usable photo ({found}): add JPEG, PNG, HEIC or WebP photos")
-        return cls(tuple(good), dict(sorted(skipped.items())))
+        return cls(tuple(good.values()), dict(sorted(skipped.items())))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -108,8 +111,7 @@ class Photos:
         whole = hashlib.sha256()
         for path in self.paths:
             try:
-                with regular(path) as file:
-                    whole.update(hashlib.file_digest(file, "sha256").digest())
+                whole.update(_hash(path))
             except UnusableError as why:
                 raise PhotoError(f"{show(path)} {why.found}") from why.__cause__
         return whole.hexdigest()
@@ -139,6 +141,26 @@ class Photos:
         return torch.stack([_square(photo, size, min(photo.size), 0.5, 0.5) for photo in opened])
 
 
+def examine(source: Path | Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Each candidate of a folder or of a list of files, and why it cannot be used: a key of picture.REASONS, or "" for a good one.
+
+    A subfolder that cannot be listed is a candidate too. Raises PhotoError when the folder is missing or is none.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        candidates, closed = _walk(Path(source))
+    else:
+        candidates, closed = [Path(path) for path in source], []
+    for path in closed:
+        yield path, "unreadable"
+    for path in candidates:
+        try:
+            read(path, MIN_SIDE)
+        except UnusableError as why:
+            yield path, why.reason
+        else:
+            yield path, ""
+
+
 def divide(photos: Photos, clients: int, seed: int) -> list[Photos]:
     """Divide photos among clients: seeded, no photo twice, sizes that differ by at most one.
 
@@ -158,8 +180,14 @@ def _square(photo: Image.Image, size: int, edge: float, x: float, y: float) -> T
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
-def _walk(folder: Path, skipped: Counter[str]) -> list[Path]:
-    """The candidate files of a folder, sorted by their path as bytes, so that the order is the same everywhere."""
+def _hash(path: Path) -> bytes:
+    """The SHA-256 of a file's bytes; raises UnusableError."""
+    with regular(path) as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The candidate files of a folder, sorted by their path as bytes so that the order is the same everywhere, and folders not listed."""
     try:
         os.scandir(folder).close()
     except FileNotFoundError:
@@ -168,8 +196,9 @@ def _walk(folder: Path, skipped: Counter[str]) -> list[Path]:
         raise PhotoError(f"{show(folder)} is not a folder: give the folder that holds the photos") from None
     except OSError as why:
         raise PhotoError(f"the photo folder {show(folder)} cannot be read ({why.strerror}): check its permissions") from why
-    files = []
-    for place, folders, names in os.walk(folder, onerror=lambda _: skipped.update(["unreadable"])):
+    files: list[Path] = []
+    closed: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=lambda why: closed.append(Path(why.filename))):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [Path(place, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() not in COMPANIONS]
-    return sorted(files, key=lambda path: os.fsencode(path.relative_to(folder)))
+    return sorted(files, key=lambda path: os.fsencode(path.relative_to(folder))), sorted(closed)

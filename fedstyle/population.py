@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -16,18 +18,25 @@ from PIL import Image
 from fedstyle.client import Client
 from fedstyle.config import Config, Data
 from fedstyle.demo import demo_photos
-from fedstyle.errors import ConfigError, StyleError
+from fedstyle.errors import ConfigError, PhotoError, StyleError
 from fedstyle.methods import make_method
 from fedstyle.paint import PAINTERS, paint
-from fedstyle.photos import Photos, divide
-from fedstyle.picture import open_image
+from fedstyle.photos import Photos, divide, examine
+from fedstyle.picture import open_image, show
 from fedstyle.style import Style
 from fedstyle.training import derive
+
+STYLE_SIDE = 512
+"""A client keeps its style image with about this many pixels on the short side, or with its density where that is more."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """One simulated device. `heldout` are distinct photos that no training ever sees; empty where there are too few photos."""
+    """One simulated device. `heldout` are photos that are no copies of any that it trains on; empty where there are too few photos.
+
+    In a divided folder they are the same for every device, and no device trains on them. Of folders that are a client's each, two may hold
+    the same photo.
+    """
 
     id: str
     photos: Photos
@@ -60,8 +69,6 @@ def plan(config: Config) -> Population:
     devices = []
     for index, (photos, heldout) in enumerate(libraries):
         name, file = styles[index % len(styles)]
-        if file:
-            open_image(file, side=64, error=StyleError)  # a style that is none is found before anything is written
         devices.append(Device(f"{index:0{width}d}", photos, heldout, name, file))
     return Population(tuple(devices), skipped)
 
@@ -108,18 +115,40 @@ def _split(whole: Photos, data: Data, seed: int) -> tuple[list[tuple[Photos, Pho
 
 
 def _styles(data: Data) -> list[tuple[str, Path | None]]:
-    """Names and files of the style images, in order; a painted one has no file."""
+    """Names and files of the style images, in order; a painted one has no file.
+
+    One that cannot be used is an error, found before anything is written: left out, it would give later clients another style.
+    """
     if data.styles == "painted":
         return [(name, None) for name in PAINTERS]
     if isinstance(data.styles, tuple):
         files = [Path(file) for file in data.styles]
         if missing := [file for file in files if not file.is_file()]:
             raise StyleError(f'the style image {missing[0]} does not exist: give images in data.styles, or "painted"')
+        for file in files:
+            open_image(file, side=64, error=StyleError)
     else:
-        files = list(Photos.open(Path(data.styles)).paths)
+        files = _style_folder(Path(data.styles))
     if not files:
         raise StyleError('data.styles is empty: give a folder of images, a list of images, or "painted"')
     return [(_plain_name(file.stem), file) for file in files]
+
+
+def _style_folder(folder: Path) -> list[Path]:
+    """The images of a folder of styles, all of them usable."""
+    if not folder.is_dir():
+        raise StyleError(f'data.styles: {show(folder)} is no folder: give a folder of images, a list of images, or "painted"')
+    try:
+        found = list(examine(folder))
+    except PhotoError as why:
+        raise StyleError(f"data.styles: {why}") from why
+    bad = [f"{show(path.relative_to(folder))}: {reason}" for path, reason in found if reason]
+    if bad:
+        named = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
+        raise StyleError(
+            f"data.styles: {len(bad)} of the {len(found)} images in {show(folder)} cannot be used ({named}): replace or remove them"
+        )
+    return [path for path, _ in found]
 
 
 def _plain_name(stem: str) -> str:
@@ -127,11 +156,26 @@ def _plain_name(stem: str) -> str:
     return "".join(char if char.isalnum() or char in "-_" else "-" for char in stem)[:60] or "style"
 
 
+def _look(image: Image.Image, strength: int, density: int) -> Style:
+    """A style that keeps no more of a large image than it needs.
+
+    The image is reduced to a whole multiple of the size at which the feature network sees it, so that this size stays the same.
+    """
+    style = Style(image, strength=strength, density=density)
+    height, width = style.pixels.shape[2:]
+    times = math.ceil(STYLE_SIDE / style.density)
+    if times * min(height, width) >= min(image.size):
+        return style
+    small = image.resize((times * width, times * height), Image.Resampling.LANCZOS)
+    return Style(small, strength=strength, density=style.density)
+
+
 @dataclass
 class Clients:
     """Makes the run's clients, each with its home under `out`/clients; it can be pickled to another process.
 
-    The most recently used clients stay in memory with their crops and content features, at most `resident` of them.
+    Each client draws its crops and batches from a seed of its own, derived from the run's. The most recently used clients stay in memory
+    with their crops, at most `resident` of them; what a process keeps of content features is bounded by training.KEEP_BYTES.
     """
 
     config: Config
@@ -164,7 +208,8 @@ class Clients:
                 self._made.move_to_end(partition)
                 return self._made[partition]
             device, config = self.population.devices[partition], self.config
-        style = Style(device.style_image(config.training.seed), strength=config.loss.strength, density=config.loss.density)
+        style = _look(device.style_image(config.training.seed), config.loss.strength, config.loss.density)
+        seed = derive(config.training.seed, "client", partition)
         client = Client(
             self.home(partition),
             device.photos,
@@ -172,7 +217,7 @@ class Clients:
             method=make_method(config.method),
             privacy=config.privacy,
             loss=config.loss,
-            training=config.training,
+            training=dataclasses.replace(config.training, seed=seed),
         )
         with self._lock:
             self._made[partition] = client

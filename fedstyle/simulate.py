@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import math
 import platform
 import statistics
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -18,20 +22,24 @@ from PIL import Image
 from fedstyle.base import Base
 from fedstyle.calling import make_callable
 from fedstyle.config import Config
-from fedstyle.errors import FedstyleError, OutputError
+from fedstyle.errors import Cancelled, ConfigError, FedstyleError, OutputError
 from fedstyle.export import export, verify
 from fedstyle.files import append_json, read_lines, write_bytes, write_json
 from fedstyle.filter import Filter
-from fedstyle.flower.engine import Round, check_strategy, count_workers, run_federation
+from fedstyle.flower.notes import note_error
 from fedstyle.methods import make_method
 from fedstyle.perceptual import load_features
 from fedstyle.population import Clients, Population, plan
 from fedstyle.report import write_report
+from fedstyle.training import choose_device
+
+if TYPE_CHECKING:
+    from fedstyle.flower.engine import Round
 
 Watch = Callable[[str, int, int], None]
 """Called with a stage (`rounds`, `filters`, `exports`), how much of it is done, and how much there is."""
 
-__all__ = ["History", "Population", "plan", "simulate"]
+__all__ = ["History", "Population", "check", "plan", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -44,21 +52,46 @@ class History:
     base: Base
 
 
+def check(config: Config) -> Population:
+    """Check everything that a run needs, write nothing, and give who would take part.
+
+    Raises ConfigError for a method, device, feature network, strategy, cohort or missing package, and ConfigError, PhotoError or
+    StyleError for photos and styles that cannot be used.
+    """
+    _need_package("flwr", "federation", "a federation")
+    from fedstyle.flower.engine import check_ray, check_strategy  # flwr is an extra
+
+    if config.server.engine == "ray":
+        check_ray()
+    if config.export.clients:
+        _need_package("coremltools", "coreml", "export.clients = true")
+    make_method(config.method)
+    choose_device(config.training.device)
+    load_features(config.loss.features, config.loss.weights)
+    population = plan(config)
+    check_strategy(config.server, len(population.devices))
+    return population
+
+
+def _need_package(package: str, extra: str, what: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"{what} needs {package}, which is not installed: pip install 'fedstyle[{extra}]'")
+
+
 def simulate(config: Config, out: str | Path, *, watch: Watch | None = None, grid: Any = None) -> History:
     """Run a whole federation into the folder `out`: base, personal filters, exports, report.
 
-    Everything that can be checked is checked before `out` is made. Raises OutputError when `out` holds a run already, ConfigError,
-    PhotoError or StyleError for what the configuration names, and FederationError when a round fails. With a Flower `grid` the clients
-    run elsewhere: see `fedstyle.app`.
+    Everything that can be checked is checked before `out` is made: see `check` for what that raises. Raises OutputError when `out` holds
+    a run already, and FederationError when a round fails. With a Flower `grid` the clients run elsewhere: see `fedstyle.app`.
     """
-    out, watch = Path(out), watch or _silent
+    out, watch = Path(out).absolute(), watch or _silent  # absolute, for Ray's actors run in folders of their own
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists and is not empty: a run is never overwritten; choose another folder for --out")
-    make_method(config.method)
-    load_features(config.loss.features, config.loss.weights)
     clients = Clients(config, out)
+    clients.population = check(config)
+    from fedstyle.flower.engine import count_workers, run_federation  # it is there: that is checked
+
     devices = clients.population.devices
-    check_strategy(config.server, len(devices))
     write_bytes(out / "config.toml", config.toml().encode())
     started = time.monotonic()
     rounds: list[dict[str, Any]] = []
@@ -76,7 +109,7 @@ def simulate(config: Config, out: str | Path, *, watch: Watch | None = None, gri
     base = run_federation(config, base, clients, len(devices), on_round=on_round, grid=grid)
     base.save(out / "base")
     federated = time.monotonic()
-    rows = dict(_filters(config, clients, base, watch))
+    rows = _filters(config, clients, base, count_workers(config.server), watch)
     personalized = time.monotonic()
     # Only now, for torch.export writes to globals that a training thread reads.
     if config.export.clients:
@@ -136,29 +169,32 @@ def _line(now: Round, clients: Clients) -> dict[str, Any]:
     }
 
 
-def _filters(config: Config, clients: Clients, base: Base, watch: Watch) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Make every client's filter, several at a time; yield each as it is ready."""
-    count = len(clients.population.devices)
-    with ThreadPoolExecutor(count_workers(config.server), initializer=torch.set_num_threads, initargs=(1,)) as workers:
-        running = {workers.submit(_personalize, config, clients, base, partition): partition for partition in range(count)}
+def _filters(config: Config, clients: Clients, base: Base, workers: int, watch: Watch) -> dict[int, dict[str, Any]]:
+    """Make every client's filter, several at a time; gives their lines of the summary by partition."""
+    rows: dict[int, dict[str, Any]] = {}
+    count, stop = len(clients.population.devices), threading.Event()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        running = {pool.submit(_personalize, config, clients, base, partition, stop): partition for partition in range(count)}
         try:
             for done, future in enumerate(as_completed(running), 1):
+                rows[running[future]] = future.result()
                 watch("filters", done, count)
-                yield running[future], future.result()
         except BaseException:
-            workers.shutdown(wait=False, cancel_futures=True)
+            stop.set()  # every job that runs is cancelled after its iteration at hand
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return rows
 
 
-def _personalize(config: Config, clients: Clients, base: Base, partition: int) -> dict[str, Any]:
+def _personalize(config: Config, clients: Clients, base: Base, partition: int, stop: threading.Event) -> dict[str, Any]:
     """Train, judge and save one client's filter; a client that fails gets a code and does not stop the others."""
     device, home = clients.population.devices[partition], clients.home(partition)
     judged = device.heldout if len(device.heldout) else device.photos
     row: dict[str, Any] = {
         "id": device.id,
         "style": device.style_name,
-        "strength": config.loss.strength,
-        "density": config.loss.density - config.loss.density % 4,
+        "strength": None,
+        "density": None,
         "photos": len(device.photos),
         "heldout": len(device.heldout),
         "heldout_kind": "unseen photos" if len(device.heldout) else "training photos",
@@ -171,17 +207,28 @@ def _personalize(config: Config, clients: Clients, base: Base, partition: int) -
     }
     try:
         client = clients(partition)
-        job = client.personalize(base, iterations=config.training.iterations, facts={"name": device.style_name})
-        append_json(home / "personal.jsonl", *(progress.as_dict() for progress in job))
+        row |= {"strength": client.look.strength, "density": client.look.density}
+        kept = client.personalize(base, iterations=0).result()  # what the rounds left on this device, before it makes its filter
+        job = client.personalize(base, iterations=config.training.iterations)
+        lines = []
+        for progress in job:
+            lines.append(progress.as_dict())
+            if stop.is_set():
+                job.cancel()
+        append_json(home / "personal.jsonl", *lines)
         filter = job.result()
-        before, after = client.evaluate(base, judged), client.evaluate(filter, judged)
+        losses = {name: client.evaluate(model, judged) for name, model in (("before", base), ("rounds", kept), ("after", filter))}
+        if not all(math.isfinite(loss) for part in losses.values() for loss in part.values()):
+            raise FedstyleError("the filter's loss on the photos that judge it is not finite: lower the rates in [training]")
         filter.save(home / "filter")
+        gain = 1 - losses["after"]["total"] / losses["before"]["total"]
+        row |= {"losses": losses, "improvement": gain, "filter": f"clients/{device.id}/filter"}
         _pictures(home / "pictures", client.look.image, judged.load(0), Filter(base.arch, base.padding, base.weights), filter)
-    except FedstyleError as error:
-        append_json(home / "errors.jsonl", {"stage": "personalize", "error": str(error)})
-        return row | {"error": type(error).__name__}
-    losses = {"before": before, "after": after}
-    return row | {"losses": losses, "improvement": 1 - after["total"] / before["total"], "filter": f"clients/{device.id}/filter"}
+    except Cancelled:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever went wrong on one device, the run goes on and says so
+        row["error"] = _failed(home, "personalize", error)
+    return row
 
 
 def _export(config: Config, home: Path, row: dict[str, Any]) -> dict[str, Any]:
@@ -194,10 +241,16 @@ def _export(config: Config, home: Path, row: dict[str, Any]) -> dict[str, Any]:
         filter = Filter.load(home / "filter")
         export(filter, path, size=config.export.size, precision=config.export.precision, metadata=wishes)
         parity = verify(path, filter)
-    except FedstyleError as error:
-        append_json(home / "errors.jsonl", {"stage": "export", "error": str(error)})
-        return {"error": type(error).__name__}
+    except Exception as error:  # noqa: BLE001  as above
+        return {"error": _failed(home, "export", error)}
     return {"package": f"clients/{home.name}/{path.name}", "parity": parity.as_dict()}
+
+
+def _failed(home: Path, stage: str, error: Exception) -> str:
+    """Note an error at the device's home, and give its code for the summary: the class, never the text."""
+    code = type(error).__name__
+    note_error(home, f"{stage}: {code}", error)
+    return code
 
 
 def _pictures(folder: Path, style: Image.Image, photo: Image.Image, base: Filter, filter: Filter) -> None:
@@ -205,9 +258,9 @@ def _pictures(folder: Path, style: Image.Image, photo: Image.Image, base: Filter
     photo.thumbnail((512, 512), Image.Resampling.LANCZOS)
     style = style.copy()
     style.thumbnail((512, 512), Image.Resampling.LANCZOS)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, picture in (("style", style), ("photo", photo), ("base", base(photo)), ("filter", filter(photo))):
-        picture.convert("RGB").save(folder / f"{name}.jpg", quality=90)
+        picture.convert("RGB").save(jpeg := io.BytesIO(), "JPEG", quality=90)
+        write_bytes(folder / f"{name}.jpg", jpeg.getvalue())
 
 
 make_callable(__name__, simulate)

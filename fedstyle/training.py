@@ -7,6 +7,9 @@ function of seed and iteration number alone, so that weights, Adam's moments and
 from __future__ import annotations
 
 import hashlib
+import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import asdict, dataclass, field
 
@@ -18,8 +21,8 @@ from fedstyle.errors import ConfigError, FedstyleError, ParamsError
 from fedstyle.net import is_norm
 from fedstyle.perceptual import Losses, Objective
 
-KEEP_BYTES = 256 * 2**20
-"""Content features are kept up to this size a client, and computed again beyond it."""
+KEEP_BYTES = 2**30
+"""Content features are kept up to this size a process, all clients together, and computed again beyond it."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,42 @@ def has_fast_bf16(device: torch.device) -> bool:
     return False
 
 
+class _Budget:
+    """How many bytes of content features this process keeps, over all contents and threads."""
+
+    def __init__(self) -> None:
+        self.used, self.lock = 0, threading.Lock()
+        self.freed: deque[int] = deque()
+
+    def take(self, size: int) -> bool:
+        """Whether `size` more bytes may be kept; they are counted then."""
+        with self.lock:
+            while self.freed:
+                self.used -= self.freed.popleft()
+            if self.used + size > KEEP_BYTES:
+                return False
+            self.used += size
+            return True
+
+    def release(self, taken: list[int]) -> None:
+        """Give bytes back. The collector may call this amid `take`, so it takes no lock and changes no sum."""
+        self.freed.append(sum(taken))
+
+
+_BUDGET = _Budget()
+
+
 class Content:
-    """Training crops (N, 3, S, S) uint8 with their content features, each computed once and alone: its bits depend on no batch."""
+    """Training crops (N, 3, S, S) uint8 with their content features, each computed alone: its bits depend on no batch.
+
+    Features are kept as far as KEEP_BYTES goes; what is kept changes how long training takes and nothing else.
+    """
 
     def __init__(self, crops: Tensor, objective: Objective, device: torch.device) -> None:
         self.crops, self.objective, self.device = crops, objective, device
         self._kept: dict[int, Tensor] = {}
-        self._bytes = 0
+        self._taken: list[int] = []
+        weakref.finalize(self, _BUDGET.release, self._taken).atexit = False
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -84,9 +116,10 @@ class Content:
         if index in self._kept:
             return self._kept[index]
         tap = self.objective.content_features(self.pixels([index]))[0]
-        if self._bytes < KEEP_BYTES:
+        size = tap.numel() * tap.element_size()
+        if _BUDGET.take(size):
+            self._taken.append(size)
             self._kept[index] = tap
-            self._bytes += tap.numel() * tap.element_size()
         return tap
 
     def pixels(self, indices: list[int]) -> Tensor:

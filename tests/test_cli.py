@@ -389,6 +389,43 @@ def test_a_run_that_cannot_be_is_a_mistake(at, table, words):
     assert at() == ["bad.toml"]
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("method.lr=0", "method.lr = 0.0: a learning rate"),
+        ("method.name=fedbm", "did you mean 'fedbn'?"),
+        ("server.strategy=FedAvgg", "FedAvg"),
+        ("server.cohort=3", "server.cohort = 3: there are 2 clients"),
+        ("loss.weights=style.png", "the feature network tiny has its weights embedded"),
+        ("training.device=mps", "training.device = 'mps': this machine has none"),
+    ],
+)
+def test_a_dry_run_finds_what_the_run_would_find(at, monkeypatch, change, words):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    Path("run.toml").write_text(RUN)
+    for way in ("--dry-run", "--out new"):
+        assert fails(call(f"simulate run.toml {way} --set {change}"), 2, words)
+    assert at() == ["run.toml"]
+
+
+def test_simulate_without_flower_names_the_extra(at):
+    Path("run.toml").write_text(RUN)
+    program = "import sys; sys.modules['flwr'] = None; from fedstyle.cli import main; main()"  # as if it were not installed
+    for way in (["--dry-run"], ["--out", "new"]):
+        done = subprocess.run([sys.executable, "-c", program, "simulate", "run.toml", *way], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "fedstyle: a federation needs flwr, which is not installed: pip install 'fedstyle[federation]'\n"
+    assert at() == ["run.toml"]
+
+
+def test_the_command_line_sets_the_switches_of_flower_and_imports_nothing_heavy():
+    code = (
+        "import os, sys, fedstyle.cli; print(os.environ['FLWR_TELEMETRY_ENABLED'], *sys.modules.keys() & {'flwr', 'ray', 'torch', 'PIL'})"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stdout == "0\n"
+
+
 # bad input
 
 

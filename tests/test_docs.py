@@ -1,8 +1,7 @@
-"""What a person reads: the help of every command, and the commands in the README."""
+"""What a person reads: the help of every command."""
 
 import re
 import shlex
-from pathlib import Path
 
 import click
 import pytest
@@ -54,11 +53,3 @@ def test_the_programs_own_help_ends_with_an_example():
     assert shown[-2].strip() == "Example:"
     parse(shown[-1])
     assert not [line for line in shown[1:] if line.endswith("...")], "a command's first sentence is too long for the list"
-
-
-def test_the_commands_in_the_readme_parse():
-    text = (Path(__file__).parent.parent / "README.md").read_text()
-    lines = re.findall(r"^(?:\.venv/bin/)?fedstyle .*$", text, re.MULTILINE)
-    assert lines
-    for line in lines:
-        parse(re.sub(r"\s+#.*", "", line))

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from fedstyle import files
-from fedstyle.errors import OutputError, SessionError
+from fedstyle.errors import FedstyleError, OutputError, SessionError
 
 
 def left(folder):
@@ -79,8 +79,23 @@ def test_lines_are_appended_and_a_torn_one_is_left_out_and_dropped(tmp_path):
     files.append_json(path, {"n": 3})
     assert files.read_lines(path) == [{"n": 1}, {"n": "ü"}, {"n": 3}]
     path.write_bytes(b'{"torn": ')
-    files.append_json(path, 4)
-    assert files.read_lines(path) == [4]
+    files.append_json(path, {"n": 4})
+    assert files.read_lines(path) == [{"n": 4}]
+
+
+@pytest.mark.parametrize("bad", [b"{nonsense}", b"[1]", b"4", b"\xff", b"[" * 100_000, b'{"n": '])
+def test_a_line_that_is_no_object_is_an_error_that_names_it(tmp_path, bad):
+    path = tmp_path / "lines"
+    path.write_bytes(b'{"n": 1}\n\n' + bad + b'\n{"n": 2}\n')
+    with pytest.raises(FedstyleError, match=r"lines is damaged: line 3 is no JSON object; remove that line"):
+        files.read_lines(path)
+    path.write_bytes(b'{"n": 1}\n' + bad)  # torn: it has no end
+    assert files.read_lines(path) == [{"n": 1}]
+
+
+def test_lines_that_cannot_be_read_are_an_error(tmp_path):
+    with pytest.raises(FedstyleError, match=r"cannot read .*: check its permissions"):
+        files.read_lines(tmp_path)
 
 
 def test_a_staged_folder_appears_whole_or_not_at_all(tmp_path):
@@ -121,6 +136,30 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path, full):
         (folder / "new").touch()
     assert left(tmp_path) == ["it"]
     assert left(tmp_path / "it") == ["mark"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "there", "kept"),
+    # Renames: 1 the old folder goes aside, 2 the new one takes its place, 3 the old one goes back, which is only tried when 2 failed.
+    [({1}, ["it"], "it/mark"), ({2}, ["it"], "it/mark"), ({2, 3}, [], ".it.*.old/it/mark")],
+)
+def test_a_folder_that_cannot_be_replaced_is_put_back_or_at_least_kept(tmp_path, monkeypatch, fails, there, kept):
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it" / "mark").write_text("old")
+    calls, real = [], os.replace
+
+    def replace(source, target):
+        calls.append(source)
+        if len(calls) in fails:
+            raise OSError(errno.EIO, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OutputError, match=r"cannot write .*it: Input/output error"), files.staged(tmp_path / "it", replaces="mark") as new:
+        (new / "mark").write_text("new")
+    assert [name for name in left(tmp_path) if not name.endswith(".old")] == there
+    assert [path.read_text() for path in tmp_path.glob(kept)] == ["old"]
+    assert len(left(tmp_path)) == 1
 
 
 def test_a_lock_keeps_everybody_else_out_until_it_is_given_back(tmp_path):

@@ -1,3 +1,5 @@
+import threading
+import time
 import types
 
 import flower_fakes as fakes
@@ -11,14 +13,16 @@ from fedstyle.flower.inline import InlineGrid
 from fedstyle.flower.wire import HELLO
 
 
-def gathered(partitions, clients, appear=1000):
-    """The nodes that a cohort finds on a grid whose nodes say these partitions, `appear` more of them at each look."""
-    shown = []
+def gathered(partitions, clients, appear=1000, mute=(), timeout=5.0):
+    """The nodes that a cohort finds on a grid whose nodes say these partitions, `appear` more of them at each look, `mute` ones nothing."""
+    shown, over = [], threading.Event()
 
     def hello(message, _):
+        if message.metadata.dst_node_id in mute:
+            over.wait(30)
         return Message(RecordDict({HELLO: ConfigRecord({"partition": partitions[message.metadata.dst_node_id - 1]})}), reply_to=message)
 
-    grid = InlineGrid(hello, len(partitions), 2)
+    grid = InlineGrid(hello, len(partitions), 4)
     whole = list(grid.get_node_ids())
 
     def look(_):
@@ -26,16 +30,16 @@ def gathered(partitions, clients, appear=1000):
         return list(shown)
 
     grid.get_node_ids = types.MethodType(look, grid)
-    found = Cohort(grid, fakes.contract(), fakes.small_base(), clients, clients, seed=0, min_replies=1.0, timeout=5.0, pause=0.0)
+    found = Cohort(grid, fakes.contract(), fakes.small_base(), clients, clients, seed=0, min_replies=1.0, timeout=timeout, pause=0.0)
     try:
         found.gather()
     finally:
+        over.set()
         grid.close()
     return found.nodes
 
 
-def test_nodes_that_come_one_by_one_are_waited_for(monkeypatch):
-    monkeypatch.setattr(cohort, "PATIENCE", 0.0)  # as long as new ones come, nobody's patience ends
+def test_nodes_that_come_one_by_one_are_waited_for():
     assert gathered([2, 0, 1], 3, appear=1) == {0: 2, 1: 3, 2: 1}
 
 
@@ -47,6 +51,15 @@ def test_too_few_nodes_are_an_error_that_says_what_to_do(monkeypatch):
     monkeypatch.setattr(cohort, "PATIENCE", 0.2)
     with pytest.raises(FederationError, match=r"only 2 of 3 clients are there, of 2 nodes: .*num-supernodes=3"):
         gathered([0, 1], 3)
+
+
+def test_a_node_that_says_nothing_holds_up_neither_the_others_nor_the_end(monkeypatch):
+    assert gathered([7, 0, 1], 2, appear=1, mute=[1], timeout=3600.0) == {0: 2, 1: 3}  # the first node hangs; the others come after it
+    monkeypatch.setattr(cohort, "PATIENCE", 0.3)
+    started = time.monotonic()
+    with pytest.raises(FederationError, match="only 1 of 2 clients are there, of 2 nodes"):
+        gathered([0, 1], 2, mute=[2], timeout=3600.0)
+    assert time.monotonic() - started < 10
 
 
 def test_two_nodes_with_one_partition_are_an_error():

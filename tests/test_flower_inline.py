@@ -67,11 +67,20 @@ def test_a_round_says_who_took_part_and_what_crossed(tmp_path):
 def test_the_ledger_of_each_client_adds_up_to_what_the_server_received(tmp_path):
     _, rounds = run(tmp_path)
     lines = [json.loads(line) for path in tmp_path.glob("*/ledger.jsonl") for line in path.read_text().splitlines()]
-    assert sum(line["bytes"] for line in lines) == sum(now.bytes_up for now in rounds)
-    for line in lines:
+    updates = [line for line in lines if line["kind"] == "update"]
+    assert sum(line["bytes"] for line in updates) == sum(now.bytes_up for now in rounds)
+    for line in updates:
         assert set(line) == {"round", "kind", "arrays", "bytes"}
         assert set(line["arrays"]) == fakes.contract().shared
         assert sum(line["arrays"].values()) == line["bytes"]
+
+
+def test_the_ledger_also_holds_the_number_by_which_a_device_says_that_it_is_there(tmp_path):
+    run(tmp_path, count=5, cohort=2)
+    for partition in range(5):
+        lines = [json.loads(line) for line in (tmp_path / f"{partition}/ledger.jsonl").read_text().splitlines()]
+        # Once a run, whether or not the device is sampled: the partition is an integer of 64 bits.
+        assert [line for line in lines if line["kind"] != "update"] == [{"round": 0, "kind": "hello", "bytes": 8}]
 
 
 def test_a_run_that_goes_on_gives_the_base_that_one_run_gives(tmp_path):
@@ -125,7 +134,8 @@ def test_too_few_replies_fail_the_run_with_codes_and_no_private_text(tmp_path, c
     log = (tmp_path / "1" / "errors.log").read_text()
     assert "round 1: photos" in log
     assert fakes.CANARY in log
-    assert json.loads((tmp_path / "1" / "ledger.jsonl").read_text()) == {"round": 1, "kind": "failure", "code": "photos", "bytes": 6}
+    last = (tmp_path / "1" / "ledger.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last) == {"round": 1, "kind": "failure", "code": "photos", "bytes": 6}
 
 
 def test_a_configured_share_of_replies_is_enough_and_the_rest_is_told(tmp_path):

@@ -24,6 +24,7 @@ def test_a_base(base, tmp_path):
     # 4 channels wide: norms of 4+8+16 channels down, 10x16 in the blocks, 8+4 up, each with scale and shift: 2 * 200 = 400
     assert found["stays"] == {"arrays": 30, "parameters": 400, "bytes": 1600, "what": "instance-norm scale and shift"}
     assert found["would_leave"]["parameters"] == found["parameters"] - 400
+    assert (found["would_leave"]["type"], found["would_leave"]["bytes"]) == ("fp16", 2 * (found["parameters"] - 400))
     assert found["bytes"] == 4 * found["parameters"]
     assert found["operations"] == {"conv": 16, "instance_norm": 15}
     assert inspect(tmp_path / "base" / "base.safetensors") == found
@@ -43,7 +44,7 @@ def test_an_update_and_the_private_arrays_in_it(base, tmp_path):
     found = inspect(tmp_path / "up.safetensors")
     assert found["kind"] == "update"
     assert found["norm"] == pytest.approx((8 * 4 * 9 + 8 + 8 + 8) ** 0.5)  # every number is 1
-    assert found["would_leave"] == {"arrays": 4, "parameters": 312, "bytes": 1248}
+    assert found["would_leave"] == {"arrays": 4, "parameters": 312, "bytes": 624, "type": "fp16"}  # fp32 on disk
     assert found["private_arrays"] == ["down2.norm.bias", "down2.norm.weight"]
     assert found["arrays"][0] == {"name": "down2.conv.bias", "type": "float32", "shape": [8], "bytes": 32}
 
@@ -77,8 +78,32 @@ def test_a_run_before_and_after_its_end(tmp_path):
     (tmp_path / "summary.json").write_text('{"rounds": 2, "engine": "inline"}')
     assert inspect(tmp_path)["finished"]
     assert inspect(tmp_path)["engine"] == "inline"
-    (tmp_path / "summary.json").write_text('{"rounds"')
-    with pytest.raises(FedstyleError, match=r"summary\.json is damaged"):
+    for damaged in ('{"rounds"', "[1]", "3"):
+        (tmp_path / "summary.json").write_text(damaged)
+        with pytest.raises(FedstyleError, match=r"summary\.json is damaged: run the simulation again"):
+            inspect(tmp_path)
+
+
+@pytest.mark.parametrize("bad", ["{nonsense}", "[1]", "\0"])
+@pytest.mark.parametrize("name", ["history.jsonl", "clients/000/ledger.jsonl"])
+def test_a_damaged_line_of_a_run_is_an_error_and_a_torn_one_is_not(tmp_path, name, bad):
+    (tmp_path / "config.toml").write_text("")
+    (tmp_path / "clients" / "000").mkdir(parents=True)
+    good = {"round": 1, "kind": "update", "arrays": {}, "bytes": 2}
+    lines(tmp_path / name, good)
+    with open(tmp_path / name, "a") as file:
+        file.write(bad)
+    assert inspect(tmp_path)["kind"] == "run"
+    with open(tmp_path / name, "a") as file:
+        file.write("\n")
+    with pytest.raises(FedstyleError, match=r"\.jsonl is damaged: line 2 is no JSON object"):
+        inspect(tmp_path)
+
+
+@pytest.mark.parametrize("line", [{}, {"kind": "update"}, {"kind": "update", "bytes": "2"}, {"kind": "update", "bytes": 2, "arrays": [1]}])
+def test_a_line_that_is_no_entry_of_a_ledger_is_an_error(tmp_path, line):
+    lines(tmp_path / "ledger.jsonl", line)
+    with pytest.raises(FedstyleError, match=r"ledger\.jsonl is damaged: line 1 is no entry of a ledger"):
         inspect(tmp_path)
 
 
@@ -87,6 +112,9 @@ def test_a_session_lists_its_checkpoints(tmp_path):
     for iteration in (10, 20):
         (tmp_path / f"checkpoint-{iteration:06d}.json").write_text(json.dumps({"iteration": iteration, "sha256": ""}))
     assert inspect(tmp_path) == {"kind": "session", "checkpoints": [10, 20]}
+    (tmp_path / "checkpoint-000020.json").write_text("{")
+    with pytest.raises(FedstyleError, match=r"checkpoint-000020\.json is damaged"):
+        inspect(tmp_path)
 
 
 def test_what_is_unknown_or_damaged_is_an_error(filter_folder, tmp_path):

@@ -170,6 +170,14 @@ def test_a_method_is_made_from_its_table():
     assert make_method({"name": "fedprox", "mu": 1, "steps": 3}) == METHODS["fedprox"](steps=3, mu=1.0)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_limits_of_the_ranges_are_within(name):
+    assert make_method({"name": name, "steps": 1, "lr": 1.0, "norm_lr": 1.0}).steps == 1
+    assert make_method({"name": name}).lr == 2e-3
+    with pytest.raises(ConfigError, match=r"method\.lr = nan"):  # also where no table is read
+        METHODS[name](lr=float("nan"))
+
+
 @pytest.mark.parametrize(
     ("table", "says"),
     [
@@ -178,6 +186,18 @@ def test_a_method_is_made_from_its_table():
         ({"name": ["fedbn"]}, r"unknown method.name = \['fedbn'\]"),
         ({"name": "fedbn", "mu": 1.0}, "unknown key method.mu: Known are keep_moments, lr, norm_lr, steps"),
         ({"name": "fedavg", "steps": "ten"}, "method.steps = 'ten': give a whole number"),
+        ({"name": "fedprox", "mu": -0.1}, r"method.mu = -0\.1: give 0 or more"),
+        *(
+            ({"name": name, **wrong}, says)
+            for name in METHODS
+            for wrong, says in (
+                ({"steps": 0}, "method.steps = 0: give 1 or more"),
+                ({"lr": 0.0}, r"method.lr = 0\.0: a learning rate lies over 0 and up to 1"),
+                ({"lr": 1.5}, r"method.lr = 1\.5"),
+                ({"norm_lr": -1e-3}, r"method.norm_lr = -0\.001: a learning rate"),
+                ({"norm_lr": 2}, r"method.norm_lr = 2\.0"),
+            )
+        ),
     ],
 )
 def test_what_is_no_method_is_an_error(table, says):

@@ -152,13 +152,26 @@ def test_the_embedded_network():
     assert torch.equal(tiny(procedural_images(32), 2)[1], tiny(procedural_images(32))[1])
 
 
+def test_the_scales_do_not_depend_on_the_number_of_threads():
+    net, before = tiny_network(), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            found.append(perceptual.calibrate(net).scales.tolist())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+
+
 def test_missing_or_damaged_embedded_weights_are_an_error(tmp_path, monkeypatch):
     load = functools.partial(perceptual._resident.__wrapped__, weights="")
     file = tmp_path / "tiny.safetensors"
     monkeypatch.setattr(perceptual, "_EMBEDDED", file)
     with pytest.raises(ConfigError, match=r"the embedded weights are missing or damaged \(cannot read .*\): install fedstyle again"):
         load("tiny")
-    good = {name: value.half() for name, value in tiny_network().named_parameters()}
+    good = {name: value.half() for name, value in tiny_network().state_dict().items()}
     params.save({name: value for name, value in good.items() if name != "stages.2.head.bias"}, file)
     with pytest.raises(ConfigError, match=r"1 tensors are missing, 'stages.2.head.bias' first\): install"):
         load("tiny")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fedstyle.demo import demo_photos
 from fedstyle.errors import FedstyleError, PhotoError
-from fedstyle.photos import Photos, divide
+from fedstyle.photos import Photos, divide, examine
 
 
 def plain(path, colour, size=(100, 80)):
@@ -32,8 +32,8 @@ def three(tmp_path):
 
 
 def test_a_folder_is_read_with_its_subfolders_in_order(tmp_path):
-    for name in ["b.png", "a/z.png", "a.png", "C.PNG", "no-extension"]:
-        plain(tmp_path / f"{name}.png", "red").rename(tmp_path / name)
+    for k, name in enumerate(["b.png", "a/z.png", "a.png", "C.PNG", "no-extension"]):
+        plain(tmp_path / f"{name}.png", (k, 0, 0)).rename(tmp_path / name)
     photos = Photos.open(tmp_path)
     assert [str(p.relative_to(tmp_path)) for p in photos.paths] == ["C.PNG", "a.png", "a/z.png", "b.png", "no-extension"]  # by bytes
     assert len(photos) == 5
@@ -69,6 +69,31 @@ def test_what_lies_beside_photos_is_passed_over_and_bad_photos_are_counted(tmp_p
         "too small": 1,
         "unreadable": 1,
     }
+
+
+def test_copies_count_once(tmp_path):
+    first = plain(tmp_path / "a.png", "red")
+    other = plain(tmp_path / "c.png", "blue")
+    (tmp_path / "sub").mkdir()
+    for name in ("b.png", "sub/a.jpg"):
+        (tmp_path / name).write_bytes(first.read_bytes())
+    (tmp_path / "link.png").symlink_to("a.png")
+    (tmp_path / "hard.png").hardlink_to(other)
+    for name in ("bad.png", "bad too.png"):
+        (tmp_path / name).write_text("hello")
+    photos = Photos.open(tmp_path)
+    assert photos.paths == (first, other)
+    assert photos.skipped == {"duplicate": 4, "not an image": 2}  # b.png, hard.png, link.png and sub/a.jpg
+    assert Photos.open([other, first, other, first]).paths == (other, first)
+    assert Photos.open([other, first, other, first]).skipped == {"duplicate": 2}
+
+
+def test_every_candidate_is_examined_and_copies_are_no_fault(tmp_path):
+    first = plain(tmp_path / "b.png", "red")
+    (tmp_path / "c.png").write_bytes(first.read_bytes())
+    (tmp_path / "a.png").touch()
+    assert list(examine(tmp_path)) == [(tmp_path / "a.png", "empty"), (first, ""), (tmp_path / "c.png", "")]
+    assert list(examine([first, tmp_path / "x.png"])) == [(first, ""), (tmp_path / "x.png", "missing")]
 
 
 def test_no_usable_photo_is_an_error_that_counts(tmp_path):

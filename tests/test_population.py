@@ -1,12 +1,17 @@
 import dataclasses
 import pickle
 
+import numpy as np
 import pytest
+import torch
 from conftest import picture
+from PIL import Image
 
-from fedstyle.config import Config, Data, Training
+from fedstyle.config import Config, Data, Loss, Training
 from fedstyle.errors import ConfigError, PhotoError, StyleError
 from fedstyle.population import Clients, plan
+from fedstyle.style import Style
+from fedstyle.training import derive
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +46,24 @@ def test_a_folder_per_client_keeps_out_photos_of_its_own_and_always_trains_on_on
     assert {path.parent.name for path in (*anna.photos.paths, *anna.heldout.paths)} == {"anna"}
 
 
+@pytest.mark.parametrize("layout", ["one folder", "a folder per client"])
+def test_held_out_photos_are_no_copies_of_training_photos(tmp_path, layout):
+    homes = [tmp_path] if layout == "one folder" else [tmp_path / "anna", tmp_path / "ben"]
+    for home in homes:
+        home.mkdir(exist_ok=True)
+        for seed in range(4):
+            picture(seed).save(home / f"{seed}.png")
+            (home / f"{seed} copy.png").write_bytes((home / f"{seed}.png").read_bytes())
+    clients = 2 if layout == "one folder" else 0
+    for seed in range(5):
+        population = plan(Config(data=Data(photos=str(tmp_path), clients=clients, holdout=2), training=Training(seed=seed)))
+        assert population.skipped == {"duplicate": 4 * len(homes)}
+        for device in population.devices:
+            trained, judged = ([path.read_bytes() for path in photos.paths] for photos in (device.photos, device.heldout))
+            assert len(set(judged)) == 2
+            assert not set(trained) & set(judged)
+
+
 def test_the_plan_is_a_function_of_the_seed(folders):
     assert plan(config(folders, clients=3)) == plan(config(folders, clients=3))
     assert plan(config(folders, clients=3)) != plan(config(folders, clients=3, seed=1))
@@ -49,6 +72,30 @@ def test_the_plan_is_a_function_of_the_seed(folders):
 def test_styles_go_round_and_their_names_are_safe(folders):
     styles = (str(folders / "styles" / "photo 20.png"), str(folders / "styles" / "photo 21.png"))
     assert [device.style_name for device in plan(config(folders, clients=3, styles=styles)).devices] == ["photo-20", "photo-21", "photo-20"]
+
+
+def test_a_bad_style_is_an_error_that_names_it_and_never_shifts_the_others(tmp_path, folders):
+    looks = tmp_path / "looks"
+    looks.mkdir()
+    with pytest.raises(StyleError, match=r"data\.styles is empty"):
+        plan(config(folders, clients=2, styles=str(looks)))
+    for name in ("a", "c"):  # the same picture twice is two styles
+        picture(20).save(looks / f"{name}.png")
+    (looks / "b.png").write_bytes((looks / "a.png").read_bytes()[:-40])
+    (looks / "d.png").touch()
+    (looks / "notes.txt").write_text("passed over")
+    says = r"^data\.styles: 2 of the 4 images in .*looks cannot be used \(b\.png: damaged; d\.png: empty\): replace or remove them$"
+    with pytest.raises(StyleError, match=says):
+        plan(config(folders, clients=2, styles=str(looks)))
+    with pytest.raises(StyleError, match=r"d\.png is empty"):
+        plan(config(folders, clients=1, styles=(str(looks / "a.png"), str(looks / "d.png"))))
+    (looks / "b.png").unlink()
+    (looks / "d.png").unlink()
+    assert [device.style_name for device in plan(config(folders, clients=3, styles=str(looks))).devices] == ["a", "c", "a"]
+    for k in range(7):
+        (looks / f"x{k}.png").touch()
+    with pytest.raises(StyleError, match=r"7 of the 9 images .*x4\.png: empty; and 2 more\)"):
+        plan(config(folders, clients=2, styles=str(looks)))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +107,7 @@ def test_styles_go_round_and_their_names_are_safe(folders):
         (PhotoError, "does not exist", {"photos": "nowhere", "clients": 2}),
         (StyleError, "does not exist", {"styles": ("nowhere.png",), "clients": 2}),
         (StyleError, "is empty", {"styles": (), "clients": 2}),
+        (StyleError, "nowhere is no folder", {"styles": "nowhere", "clients": 2}),
     ],
 )
 def test_what_cannot_be_planned_is_an_error(folders, error, match, data):
@@ -81,3 +129,41 @@ def test_clients_are_made_once_kept_within_bounds_and_made_again_elsewhere(folde
     again = pickle.loads(pickle.dumps(clients))
     assert again.population == clients.population
     assert again(0).library == first.library
+
+
+def test_every_client_has_a_random_stream_of_its_own(folders, tmp_path):
+    def seeds(seed):
+        clients = Clients(config(folders, clients=3, seed=seed), tmp_path)
+        return [clients(partition).training.seed for partition in range(3)]
+
+    assert seeds(0) == [derive(0, "client", partition) for partition in range(3)]
+    assert len({*seeds(0), *seeds(1)}) == 6
+    anna, ben = (Clients(config(folders, photos="each", holdout=0), tmp_path)(partition) for partition in (0, 1))
+    same = anna.library.crops(32, 4, anna.training.seed)
+    assert torch.equal(same, anna.library.crops(32, 4, anna.training.seed))
+    assert not torch.equal(same, anna.library.crops(32, 4, ben.training.seed))
+
+
+@pytest.mark.parametrize(
+    ("size", "density", "kept"),
+    [
+        # The short side becomes density x ceil(512 / density), and the long one as many times what the network sees.
+        ((2400, 1801), 256, (684, 512)),  # 2400 * 256 / 1801 = 341.1, an even number: 342
+        ((1801, 2400), 64, (512, 688)),  # 64 wide and 2 * round(85.28 / 2) = 86 high, 8 times
+        ((1300, 1200), 600, (650, 600)),  # once: exactly what the network sees
+        ((700, 500), 256, (700, 500)),
+        ((540, 520), 300, (540, 520)),  # 2 * 300 is more than there is
+    ],
+)
+def test_large_style_images_are_kept_smaller_and_look_the_same(folders, tmp_path, size, density, kept):
+    y, x = np.mgrid[0 : size[1], 0 : size[0]] / 150
+    image = Image.fromarray((np.stack([np.sin(x), np.cos(y), np.sin(x * y)], -1) * 100 + 128).astype(np.uint8))
+    image.save(tmp_path / "style.png")
+    given = config(folders, clients=3, styles=(str(tmp_path / "style.png"),))
+    given = dataclasses.replace(given, loss=Loss(density=density))
+    look = Clients(given, tmp_path / "out")(0).look
+    assert look.image.size == kept
+    assert look.digest() == Clients(given, tmp_path / "out")(1).look.digest()
+    whole = Style(image, density=density).pixels
+    assert look.pixels.shape == whole.shape
+    assert (look.pixels - whole).abs().max() < (2.5 / 255 if kept[1] > density else 1e-6)

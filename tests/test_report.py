@@ -6,9 +6,9 @@ from importlib import resources
 
 import pytest
 from PIL import Image
-from runs import SENT, write_run
+from run_files import SENT, write_run
 
-from fedstyle.errors import ConfigError
+from fedstyle.errors import ConfigError, FedstyleError
 from fedstyle.report import write_report
 from fedstyle.report.charts import Line, chart, smooth, spread, thin, ticks
 from fedstyle.report.html import Html, escape, join, table, tag
@@ -187,6 +187,22 @@ def test_the_page_tells_what_happened(tmp_path):
     assert len({attributes["id"] for _, attributes in page.tags if "id" in attributes}) == sum("id" in a for _, a in page.tags)
 
 
+def test_the_page_says_what_the_filters_are_compared_with(tmp_path):
+    def change(summary):
+        del summary["clients"][2]["losses"]["rounds"]  # a run of before it was measured
+        summary["clients"][2].update(strength=None, density=None)
+
+    page = read(tmp_path, change=change)
+    assert "Base is the shared base as it stands, without any device's private part." in page.text
+    assert "So a part of each gain comes from the rounds." in page.text
+    assert "Base: total Base with own part: total Filter: content" in page.text
+    assert page.text.count("Base with own part 0.430 1.45 1.88") == 2  # in the cards of the two that measured it
+    assert "2.20 1.88 0.400" in page.text  # in the table of all numbers
+    assert "2.20 – 0.400" in page.text
+    assert "strength –, density –" in page.text
+    assert "once, the number that the simulation gave the device" in page.text
+
+
 def test_the_page_asks_for_nothing_and_names_no_place(tmp_path):
     page = read(tmp_path)
     for _, attributes in page.tags:
@@ -289,7 +305,7 @@ def test_equal_runs_give_equal_pages_and_nothing_else_is_written(tmp_path):
     assert sorted(folder.rglob("*")) == sorted([*before, folder / "report.html"])
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"format": "fedstyle-run-2"}'])
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"format": "fedstyle-run-2"}', '{"format": "fedstyle-run-1", "clients": [1]}'])
 def test_a_folder_without_a_finished_run_is_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "summary.json").write_text(content)
@@ -301,7 +317,14 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path, content):
 def test_a_damaged_history_is_refused(tmp_path):
     folder = write_run(tmp_path / "run", clients=1)
     (folder / "history.jsonl").write_text("{nonsense}\n")
-    with pytest.raises(ConfigError, match=r"history\.jsonl is damaged"):
+    with pytest.raises(FedstyleError, match=r"history\.jsonl is damaged: line 1"):
+        write_report(folder)
+
+
+def test_a_damaged_ledger_is_refused(tmp_path):
+    folder = write_run(tmp_path / "run", clients=1)
+    (folder / "clients" / "000" / "ledger.jsonl").write_text("[1]\n")
+    with pytest.raises(FedstyleError, match=r"ledger\.jsonl is damaged: line 1"):
         write_report(folder)
 
 

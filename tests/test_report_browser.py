@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from runs import write_run
+from run_files import write_run
 
 from fedstyle.report import write_report
 

@@ -1,6 +1,8 @@
 import copy
+import gc
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -207,6 +209,36 @@ def test_content_features_are_the_same_kept_or_computed_again(crops, objective, 
     monkeypatch.setattr(Objective, "content_features", lambda self, x: calls.append(x))
     kept.batch(5, 1)
     assert calls == []  # all five were there
+
+
+def test_what_all_clients_keep_is_bounded_and_given_back(crops, objective, monkeypatch):
+    budget = training._Budget()
+    monkeypatch.setattr(training, "_BUDGET", budget)
+    cpu = torch.device("cpu")
+    first, second = (Content(crops, objective, cpu) for _ in range(2))
+    tap = objective.content_features(first.pixels([0]))
+    each = tap.numel() * tap.element_size()
+    monkeypatch.setattr(training, "KEEP_BYTES", 7 * each + 1)
+    bits = first.batch(5, 0)[1]
+    assert budget.used == 5 * each
+    assert torch.equal(bits, second.batch(5, 0)[1])
+    assert torch.equal(bits, second.batch(5, 0)[1])
+    assert budget.used == 7 * each  # five of the first, two of the second, whatever it computes again
+    del first
+    gc.collect()
+    assert torch.equal(bits, second.batch(5, 0)[1])
+    assert budget.used == 5 * each
+    del second
+    gc.collect()
+    assert budget.take(7 * each)
+    assert not budget.take(2)
+
+
+def test_many_threads_share_the_budget(monkeypatch):
+    monkeypatch.setattr(training, "KEEP_BYTES", 1000)
+    budget = training._Budget()
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(lambda _: budget.take(1), range(3000))) == budget.used == 1000
 
 
 def test_derived_seeds():

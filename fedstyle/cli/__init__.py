@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 
 import click
 
 import fedstyle
+import fedstyle.flower  # sets the switches of flwr and Ray, and imports neither
 from fedstyle.cli import federation, filters, models, personal, research
 from fedstyle.cli.guard import MISTAKE, Commands
 from fedstyle.cli.terminal import example
-
-_QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @click.group(
@@ -42,8 +40,6 @@ for module in (personal, filters, models, federation, research):
 
 def main() -> None:
     """The program `fedstyle`."""
-    for name, value in _QUIET.items():  # before flwr or ray can be imported: nothing is sent anywhere
-        os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(io.UnsupportedOperation, AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name must not end the program

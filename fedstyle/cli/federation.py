@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("config", metavar="CONFIG.toml", type=FOLDER_OR_FILE)
 @click.option("--out", type=FOLDER_OR_FILE, metavar="RUN", help="The run's folder, a new one; needed unless --dry-run.")
 @click.option("--set", "overrides", multiple=True, metavar="table.key=value", help="Override a value of the configuration; repeatable.")
-@click.option("--dry-run", is_flag=True, help="Show who would train on what, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Check everything, show who would train on what, and write nothing.")
 def simulate(config: Path, out: Path | None, overrides: tuple[str, ...], dry_run: bool) -> None:
     """Run a federation as CONFIG.toml describes it.
 
@@ -36,9 +36,11 @@ def simulate(config: Path, out: Path | None, overrides: tuple[str, ...], dry_run
 
     settings = Config.load(config, overrides)
     if dry_run:
-        from fedstyle.population import plan
+        from fedstyle.simulate import check
 
-        show_plan(plan(settings))
+        with clean_output():
+            population = check(settings)
+        show_plan(population)
         return
     assert out is not None  # checked above
     from fedstyle.simulate import simulate as run

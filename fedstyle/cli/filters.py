@@ -116,6 +116,7 @@ def evaluate(
     """
     with clean_output():
         from fedstyle.client import Client
+        from fedstyle.config import Training
         from fedstyle.filter import Filter
         from fedstyle.photos import Photos
         from fedstyle.style import Style
@@ -126,7 +127,8 @@ def evaluate(
         look = Style(style, strength=loss.strength, density=loss.density)
         check_features(loss)
         library = Photos.open(photos)
-        losses = Client(None, library, look, loss=loss).evaluate(made, library)
+        training = Training(size=made.facts.get("size", Training.size))
+        losses = Client(None, library, look, loss=loss, training=training).evaluate(made, library)
     if as_json:
         say_json(losses)
         return

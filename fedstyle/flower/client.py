@@ -7,11 +7,9 @@ What goes wrong on a device is written to `errors.log` in the client's own home;
 from __future__ import annotations
 
 import contextlib
-import datetime
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -20,10 +18,13 @@ from flwr.clientapp import ClientApp
 from fedstyle.base import Base
 from fedstyle.errors import ConfigError, FedstyleError, OutputError, ParamsError, PhotoError, StyleError, WireError
 from fedstyle.files import append_json
+from fedstyle.flower.notes import note_error
 from fedstyle.flower.wire import HELLO, Contract, Failure, sizes, write_failure
 
 PARTITION = "partition-id"
 """Where Flower keeps the number of a node's partition in its node_config."""
+HELLO_BYTES = 8
+"""The partition's number crosses as a 64-bit integer."""
 
 
 class Delta(Protocol):
@@ -64,6 +65,8 @@ def client_app(find: Callable[[Context], tuple[Contract, Clients]]) -> ClientApp
         partition = context.node_config.get(PARTITION)
         if not isinstance(partition, int):
             return Message(write_failure(Failure.SETUP), reply_to=message)
+        with contextlib.suppress(Exception):  # what is wrong here is found, and told by a code, in the first round
+            append_json(find(context)[1].home(partition) / "ledger.jsonl", {"round": 0, "kind": "hello", "bytes": HELLO_BYTES})
         content = RecordDict({HELLO: ConfigRecord({"partition": partition})})
         return Message(content, reply_to=message)
 
@@ -115,9 +118,6 @@ def classify(error: BaseException, stage: Failure) -> Failure:
 
 def _note(home: Path, number: int, code: Failure, error: BaseException) -> None:
     """Keep the whole story at home; a disk that takes no more is no reason to say more to the server."""
-    facts: dict[str, Any] = {"round": number, "kind": "failure", "code": code.value, "bytes": len(code.value)}
-    with contextlib.suppress(OutputError, OSError):
-        append_json(home / "ledger.jsonl", facts)
-        with open(home / "errors.log", "a", encoding="utf-8") as log:
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            log.write(f"{now} round {number}: {code}\n{''.join(traceback.format_exception(error))}\n")
+    with contextlib.suppress(OutputError):
+        append_json(home / "ledger.jsonl", {"round": number, "kind": "failure", "code": code.value, "bytes": len(code.value)})
+    note_error(home, f"round {number}: {code}", error)

@@ -26,7 +26,7 @@ from fedstyle.errors import FederationError, WireError
 from fedstyle.flower.wire import HELLO, TYPES, Contract, Failure, Order, pack, read_failure, sizes
 
 PATIENCE = 180.0
-"""Seconds within which all nodes must have joined when a run starts; Ray alone takes 20 on an idle machine."""
+"""Seconds to wait for the next client to join when a run starts; Ray alone takes 20 for the first on an idle machine."""
 
 
 @dataclass(frozen=True)
@@ -77,23 +77,29 @@ class Cohort(Grid):
     """The node that holds each partition."""
 
     def gather(self) -> None:
-        """Wait until every partition's node is there and has said so: sampling before that would see a part of them."""
+        """Wait until every partition's node is there and has said so: sampling before that would see a part of them.
+
+        PATIENCE begins anew with each client that joins. A node that does not answer holds up neither the others nor its end.
+        """
         asked: set[int] = set()
-        late = time.monotonic() + min(PATIENCE, self.timeout)
+        waiting: dict[str, int] = {}
+        patience = min(PATIENCE, self.timeout)
+        late = time.monotonic() + patience
         while len(self.nodes) < self.clients:
-            new = sorted(set(self.grid.get_node_ids()) - asked)
+            before, new = len(self.nodes), sorted(set(self.grid.get_node_ids()) - asked)
             asked.update(new)
-            replies, _ = self._exchange({node: Message(RecordDict(), node, MessageType.QUERY) for node in new})
+            waiting |= self._push({node: Message(RecordDict(), node, MessageType.QUERY) for node in new})
+            replies = self._pull(waiting)
             for node, reply in sorted(replies.items()):
                 self._enter(node, reply)
-            if new or len(self.nodes) == self.clients:
-                continue
-            if time.monotonic() > late:
+            if len(self.nodes) > before:
+                late = time.monotonic() + patience
+            elif time.monotonic() > late:
                 raise FederationError(
                     f"only {len(self.nodes)} of {self.clients} clients are there, of {len(asked)} nodes: start as many nodes as the "
                     f"configuration has clients (flwr run: --federation-config num-supernodes={self.clients})"
                 )
-            if self.stop.wait(0.05):
+            if self.stop.wait(0.0 if new or replies else 0.05):
                 raise FederationError("the run was stopped")
 
     def _enter(self, node: int, reply: Message) -> None:
@@ -125,7 +131,7 @@ class Cohort(Grid):
         content = self.contract.write_order(self._order(before, orders[0].content.config_records["config"]))
         for message in asked.values():
             message.content = content
-        replies, late = self._exchange(asked)
+        replies, late = self._exchange(asked, self.timeout)
         failures = {partition: Failure.LATE if partition in late else Failure.LOST for partition in asked}
         good, received = {}, 0
         for partition, reply in sorted(replies.items()):
@@ -164,24 +170,31 @@ class Cohort(Grid):
             "see errors.log in those clients' folders, or lower server.min_replies"
         )
 
-    def _exchange(self, messages: Mapping[int, Message]) -> tuple[dict[int, Message], set[int]]:
+    def _exchange(self, messages: Mapping[int, Message], seconds: float) -> tuple[dict[int, Message], set[int]]:
         """Send messages and wait for their replies; gives the replies by the messages' keys, and the keys that were not answered in time.
 
         A message that the grid does not take is in neither.
         """
-        taken = set(self.grid.push_messages(list(messages.values())))
-        waiting = {message.metadata.message_id: key for key, message in messages.items() if message.metadata.message_id in taken}
+        waiting = self._push(messages)
         replies: dict[int, Message] = {}
-        end = time.monotonic() + self.timeout
+        end = time.monotonic() + seconds
         while waiting and time.monotonic() < end:
-            found = list(self.grid.pull_messages(list(waiting)))
-            for reply in found:
-                key = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if key is not None:
-                    replies[key] = reply
+            found = self._pull(waiting)
+            replies |= found
             if waiting and not found and self.stop.wait(self.pause):
                 raise FederationError("the run was stopped")
         return replies, set(waiting.values())
+
+    def _push(self, messages: Mapping[int, Message]) -> dict[str, int]:
+        """Send messages; gives the keys of those that the grid takes, by the ids that it gave them."""
+        taken = set(self.grid.push_messages(list(messages.values()))) if messages else set()
+        return {message.metadata.message_id: key for key, message in messages.items() if message.metadata.message_id in taken}
+
+    def _pull(self, waiting: dict[str, int]) -> dict[int, Message]:
+        """The replies that are there by now, by key; they leave `waiting`."""
+        found = list(self.grid.pull_messages(list(waiting))) if waiting else []
+        keys = [(waiting.pop(reply.metadata.reply_to_message_id, None), reply) for reply in found]
+        return {key: reply for key, reply in keys if key is not None}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Not for strategies: a message that goes round `send_and_receive` would go round its checks."""

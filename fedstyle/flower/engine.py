@@ -14,13 +14,13 @@ from fedstyle.base import Base
 from fedstyle.config import Config, Server
 from fedstyle.flower.client import Clients, client_app
 from fedstyle.flower.inline import run_inline
-from fedstyle.flower.ray import run_ray
+from fedstyle.flower.ray import check_ray, run_ray
 from fedstyle.flower.server import Round, cohort_size, serve
 from fedstyle.flower.strategies import make_strategy
 from fedstyle.flower.wire import Contract
 from fedstyle.methods import make_method
 
-__all__ = ["Round", "check_strategy", "count_workers", "run_federation"]
+__all__ = ["Round", "check_ray", "check_strategy", "count_workers", "run_federation"]
 
 
 def check_strategy(server: Server, count: int) -> None:

@@ -17,6 +17,12 @@ from fedstyle.errors import ConfigError, FederationError
 Result = TypeVar("Result")
 
 
+def check_ray() -> None:
+    """Raise ConfigError unless Ray is installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("server.engine = 'ray' needs Ray, which is not installed: pip install 'fedstyle[ray]'")
+
+
 def run_ray(app: ClientApp, clients: int, workers: int, serve: Callable[[Grid, threading.Event], Result]) -> Result:
     """Give `serve` a grid of clients that live in Ray's actors, one CPU each, `workers` at once.
 
@@ -24,8 +30,7 @@ def run_ray(app: ClientApp, clients: int, workers: int, serve: Callable[[Grid, t
     when the engine stops. Raises ConfigError when Ray is not installed, FederationError when the engine stops early, and whatever `serve`
     raises.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("server.engine = 'ray' needs Ray, which is not installed: pip install 'fedstyle[ray]'")
+    check_ray()
     from flwr.simulation import run_simulation  # it takes seconds, and inline has no use for it
 
     stop, results, failures = threading.Event(), [], []

@@ -40,7 +40,7 @@ METHODS: dict[str, type[Any]] = {"fedavg": FedAvg, "fedbn": FedBN, "fedprox": Fe
 
 
 def make_method(table: Mapping[str, Any]) -> Method:
-    """The method that a `[method]` table describes; raises ConfigError for an unknown name or key."""
+    """The method that a `[method]` table describes; raises ConfigError for an unknown name or key, or a value out of range."""
     name = table.get("name", "fedbn")
     if not isinstance(name, str) or name not in METHODS:
         raise ConfigError(f"unknown method.name = {name!r}{nearest(str(name), METHODS)}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fedstyle.methods.local import personal_descent, round_descent
+from fedstyle.methods.local import check_rates, personal_descent, round_descent
 from fedstyle.net import is_norm
 from fedstyle.training import Progress, Task
 
@@ -17,9 +17,13 @@ class FedAvg:
     """Share all parameters; a personal filter is the base fine-tuned."""
 
     steps: int = 10
-    lr: float = 1e-3
+    lr: float = 2e-3
     norm_lr: float = 1e-2
     keep_moments: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_rates(self)
 
     def shares(self, name: str) -> bool:  # noqa: ARG002  every name is shared
         """Everything."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fedstyle.methods.local import personal_descent, round_descent
+from fedstyle.methods.local import check_rates, personal_descent, round_descent
 from fedstyle.net import is_norm
 from fedstyle.training import Progress, Task
 
@@ -17,10 +17,14 @@ class FedBN:
     """Share the convolutions, keep instance-norm scale and shift private: a style lives there (Dumoulin et al. 2017)."""
 
     steps: int = 10
-    lr: float = 1e-3
+    lr: float = 2e-3
     norm_lr: float = 1e-2
     keep_moments: bool = True
     """Whether Adam's moments stay on the device between rounds; a fresh Adam each round learns much more slowly."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_rates(self)
 
     def shares(self, name: str) -> bool:
         """Every parameter but the norms."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from fedstyle.tables import need
 from fedstyle.training import Progress, Task, descend, everything
 
 
@@ -34,6 +35,13 @@ class Rates(Protocol):
         """Whether a parameter is sent."""
 
 
+def check_rates(rates: Rates) -> None:
+    """Raise ConfigError unless the hyper-parameters of a round can be used."""
+    need(rates.steps >= 1, "method.steps", rates.steps, "give 1 or more iterations a round")
+    need(0 < rates.lr <= 1, "method.lr", rates.lr, "a learning rate lies over 0 and up to 1")
+    need(0 < rates.norm_lr <= 1, "method.norm_lr", rates.norm_lr, "a learning rate lies over 0 and up to 1")
+
+
 def round_descent(net: nn.Module, task: Task, memory: MutableMapping[str, Tensor], rates: Rates) -> Iterator[Progress]:
     """Descent on all parameters for `rates.steps` iterations, with FedProx's term when the server asks for it."""
     memory.pop("iteration", None)
@@ -58,9 +66,13 @@ class Local:
     """Share nothing: each client trains alone, and keeps its whole network from round to round."""
 
     steps: int = 10
-    lr: float = 1e-3
+    lr: float = 2e-3
     norm_lr: float = 1e-2
     keep_moments: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_rates(self)
 
     def shares(self, name: str) -> bool:  # noqa: ARG002  nothing leaves, whatever its name
         """Nothing."""

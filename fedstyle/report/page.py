@@ -14,6 +14,11 @@ from fedstyle.report.run import Device, Run
 from fedstyle.report.traffic import sent, traffic
 from fedstyle.report.words import NOTHING, amount, change, count, duration, failure, figure, is_number, percent, plural, unpath, verdict
 
+KEPT = "Base with own part"
+BEFORE = (
+    "Base is the shared base as it stands, without any device's private part. Base with own part adds what the device trained in the "
+    "rounds and kept to itself (under fedbn the norms), before it made its filter. So a part of each gain comes from the rounds."
+)
 CAPTIONS = {"style": "Style image", "photo": "Photo", "base": "Under the base", "filter": "Under the personal filter"}
 
 
@@ -155,19 +160,20 @@ def _card(device: Device, k: int) -> Html:
         result, kind = change(gain) + (" loss than the base" if gain else ""), "good" if gain > 0.005 else "bad"
     else:
         result, kind = "Not measured", "none"
-    losses, before, after = facts.get("losses") or {}, *((facts.get("losses") or {}).get(when) or {} for when in ("before", "after"))
+    losses = facts.get("losses") or {}
     state, word, sentence = verdict(facts.get("parity"), facts.get("package"))
     package = PurePosixPath(str(facts["package"])).name if facts.get("package") else None
     items: list[tuple[str, object]] = [
         ("Photos", f"{plural(facts['photos'], 'distinct photo')} on the device" if facts.get("photos") is not None else None),
         ("Judged on", _judged(facts) if losses else None),
-        ("Style", f"strength {facts.get('strength', NOTHING)}, density {facts.get('density', NOTHING)}"),
+        ("Style", f"strength {facts.get('strength') or NOTHING}, density {facts.get('density') or NOTHING}"),
         ("Core ML", join(tag("code", package), f" {amount(device.package_bytes)}" if device.package_bytes else None) if package else None),
         ("Verdict", join(tag("b", word, class_=f"mark {state}"), " ", sentence)),
     ]
     rows: list[list[object]] = [
-        [what, *(figure(values.get(part)) for part in ("content", "style", "total"))]
-        for what, values in (("Base", before), ("Filter", after))
+        [what, *(figure((losses.get(when) or {}).get(part)) for part in ("content", "style", "total"))]
+        for when, what in (("before", "Base"), ("rounds", KEPT), ("after", "Filter"))
+        if when != "rounds" or losses.get(when)
     ]
     return tag(
         "article",
@@ -194,9 +200,10 @@ def _card(device: Device, k: int) -> Html:
 def _numbers(run: Run) -> Html:
     def row(device: Device) -> list[object]:
         facts, losses = device.facts, device.facts.get("losses") or {}
-        before, after = losses.get("before") or {}, losses.get("after") or {}
+        before, kept, after = (losses.get(when) or {} for when in ("before", "rounds", "after"))
         state, word, _ = verdict(facts.get("parity"), facts.get("package"))
         values = [figure(values.get(part)) for values in (before, after) for part in ("content", "style", "total")]
+        values.insert(3, figure(kept.get("total")))
         gain, size = facts.get("improvement"), device.package_bytes
         end = [change(gain) if is_number(gain) else NOTHING, amount(size) if size else NOTHING, tag("b", word, class_=f"mark {state}")]
         photos, unseen = facts.get("photos"), facts.get("heldout_kind") == "unseen photos"
@@ -204,6 +211,7 @@ def _numbers(run: Run) -> Html:
         return [device.id, device.style, NOTHING if photos is None else photos, seen if losses else NOTHING, *values, *end]
 
     parts = [f"{when}: {part}" for when in ("Base", "Filter") for part in ("content", "style", "total")]
+    parts.insert(3, f"{KEPT}: total")
     heads: list[object] = ["Device", "Style", "Photos", "Judged on", *parts, "Total loss", "Package", "Export"]
     return _section(
         "numbers",
@@ -213,6 +221,7 @@ def _numbers(run: Run) -> Html:
             "Losses are relative to the photo's and the style's own size, so they compare across devices. Lower is better.",
             class_="note",
         ),
+        tag("p", BEFORE, class_="note"),
         table("Each device, before and after personalisation", heads, [row(device) for device in run.devices], numbers=4),
     )
 

@@ -79,7 +79,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run; raises ConfigError when the folder holds no finished one, or a file of it is damaged."""
+    """Read a run; raises ConfigError when the folder holds no finished one, FedstyleError when a file of it is damaged."""
     try:
         summary = json.loads((folder / "summary.json").read_text())
     except OSError:
@@ -89,12 +89,14 @@ def read_run(folder: Path) -> Run:
     if not isinstance(summary, dict) or summary.get("format") != "fedstyle-run-1":
         raise ConfigError(f"{folder}/summary.json is not of the format fedstyle-run-1: a newer fedstyle may have written it")
     clients = summary.get("clients") or []
+    if not isinstance(clients, list) or not all(isinstance(facts, dict) for facts in clients):
+        raise ConfigError(f"{folder}/summary.json is damaged: its clients are no tables; run again into another folder")
     side = LARGE if len(clients) <= MANY else SMALL
     devices = tuple(_device(folder, facts, side) for facts in clients)
     config = folder / "config.toml"
     return Run(
         summary,
-        _lines(folder / "history.jsonl"),
+        read_lines(folder / "history.jsonl"),
         devices,
         _arrays(folder),
         config.read_text(errors="replace") if config.is_file() else "",
@@ -108,18 +110,11 @@ def _device(folder: Path, facts: Mapping[str, Any], side: int) -> Device:
     return Device(
         facts,
         {name: picture for name, picture in found.items() if picture},
-        _lines(home / "personal.jsonl"),
-        _lines(home / "losses.jsonl"),
-        _lines(home / "ledger.jsonl"),
+        read_lines(home / "personal.jsonl"),
+        read_lines(home / "losses.jsonl"),
+        read_lines(home / "ledger.jsonl"),
         _weigh(package) if package and package.exists() else None,
     )
-
-
-def _lines(path: Path) -> list[Any]:
-    try:
-        return [line for line in read_lines(path) if isinstance(line, dict)]
-    except ValueError:
-        raise ConfigError(f"{path} is damaged: one of its lines is no JSON; run again into another folder") from None
 
 
 def _picture(path: Path, side: int) -> Picture | None:

@@ -57,6 +57,7 @@ def _left(run: Run, left: Mapping[str, Any]) -> Html:
     updates = sum(bool(line.get("arrays")) for device in run.devices for line in device.ledger)
     items = [
         f"the change of {plural(len(left), 'array')} of weights, by name{share}: {amount(each)} a round and device",
+        "once, the number that the simulation gave the device",
         "or, when a device fails, one of a few codes and no word more",
         f"in all {amount(run.summary.get('bytes_up'))}, in {plural(updates, 'update')}",
     ]

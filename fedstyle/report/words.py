@@ -30,6 +30,9 @@ FAILURES = {
     "FilterError": "could not make its filter",
     "ExportError": "could not export its filter",
     "OutputError": "had no room or no right to write to its disk",
+    "OSError": "could not read or write a file",
+    "MemoryError": "ran out of memory",
+    "OutOfMemoryError": "ran out of memory",
 }
 """What a failure's code, or in a filter's making an error's class, says of a device."""
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedstyle import params
-from fedstyle.perceptual import load_features, tiny_network
+from fedstyle.perceptual import calibrate, load_features, tiny_network
 from fedstyle.photos import Photos
 
-CROP, CHUNK = 96, 12
+CROP, CHUNK, JUDGES = 96, 12, 120
+"""The side of a crop in pixels, crops a step, and how many at the pool's end only judge."""
 
 
 def pool(photos: Photos, styles: Photos, count: int, generator: torch.Generator) -> Tensor:
@@ -82,7 +83,9 @@ def main() -> None:
     ranks = [head.out_channels for head in heads]
 
     # Principal directions of each tap, from 200 crops.
-    sample = [torch.cat(parts) for parts in zip(*(taps(vgg, crops[i : i + CHUNK]) for i in range(0, 204, CHUNK)), strict=True)]
+    sample = [
+        torch.cat(parts) for parts in zip(*(taps(vgg, crops[i : i + CHUNK]) for i in range(0, min(200, len(crops)), CHUNK)), strict=True)
+    ]
     bases, means, scales = [], [], []
     for tap, rank in zip(sample, ranks, strict=True):
         flat = tap.permute(0, 2, 3, 1).flatten(0, 2).double()
@@ -101,7 +104,7 @@ def main() -> None:
     goal = [torch.cat(parts) for parts in targets]
     print(f"targets of {len(crops)} crops in {time.time() - start:.0f} s", flush=True)
 
-    kept = len(crops) - 120  # the last crops judge
+    kept = len(crops) - JUDGES
     variance = [float(g[:kept].float().square().sum(1).mean()) for g in goal]
 
     @torch.no_grad()
@@ -118,7 +121,7 @@ def main() -> None:
     offsets = {f"stages.{i}.head.bias": means[i] @ bases[i] / scales[i] for i in range(3)}
     if options.start:
         given = {name: value.float() - offsets.get(name, torch.zeros(())) for name, value in params.load(options.start).items()}
-        student.load_state_dict({"scales": student.scales} | given)
+        student.load_state_dict(given | {"scales": student.scales})
     adam = torch.optim.AdamW(student.parameters(), lr=options.rate, weight_decay=1e-4)
     for p in student.parameters():
         p.requires_grad_(True)
@@ -141,8 +144,10 @@ def main() -> None:
             scores = " / ".join(f"{value:.3f}" for value in quality())
             print(f"step {step}: R2 {scores}, {time.time() - start:.0f} s", flush=True)
             weights = {name: value.detach().clone() for name, value in student.state_dict().items() if name != "scales"}
-            weights = {name: value + offsets.get(name, torch.zeros(())) for name, value in weights.items()}
-            params.save({name: value.half() for name, value in weights.items()}, Path(options.out))
+            weights = {name: (value + offsets.get(name, torch.zeros(()))).half() for name, value in weights.items()}
+            twin = tiny_network()
+            twin.load_state_dict({"scales": twin.scales} | weights)
+            params.save(weights | {"scales": calibrate(twin).scales}, Path(options.out))
 
 
 if __name__ == "__main__":
