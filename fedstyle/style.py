@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import warnings
 from dataclasses import dataclass, field
@@ -58,7 +57,7 @@ class Style:
         """What the style weight is multiplied by for this strength; 1 at strength 5."""
         return float(STRENGTH_STEP ** (self.strength - 5))
 
-    @functools.cached_property
+    @property
     def pixels(self) -> Tensor:
         """The image (1, 3, H, W) in [0, 1] with `density` pixels on its shorter side."""
         scale = self.density / min(self.image.size)

@@ -91,10 +91,10 @@ def test_private_norms_stay_at_home_and_are_used_in_the_next_round(client, base)
     assert any(not torch.equal(value, base.weights[name.removeprefix("net/")]) for name, value in first.items())
     # Were the second round to begin with the base's norms, its losses would be those of a fresh client's second round.
     fresh = client("fresh")
-    device.fit(base, round=1)
-    fresh.fit(base, round=1)
+    device.fit(base, round=2)
+    fresh.fit(base, round=2)
     losses = [[json.loads(line) for line in (it.folder / "losses.jsonl").read_text().splitlines()] for it in (device, fresh)]
-    assert [line["round"] for line in losses[0]] == [0, 0, 1, 1]
+    assert [line["round"] for line in losses[0]] == [1, 1, 2, 2]  # without a round, the one after the base's
     assert losses[0][2]["total"] != losses[1][0]["total"]
     # The first iteration's loss of that round is the one of base and kept norms together.
     whole = base.weights | {name.removeprefix("net/"): value for name, value in first.items()}
