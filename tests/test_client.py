@@ -99,7 +99,7 @@ def test_private_norms_stay_at_home_and_are_used_in_the_next_round(client, base)
     # The first iteration's loss of that round is the one of base and kept norms together.
     whole = base.weights | {name.removeprefix("net/"): value for name, value in first.items()}
     (start,) = [
-        progress for progress in METHOD.fit(Base(base.arch, base.padding, whole).net(), _task(device, 1), {}) if progress.iteration == 1
+        progress for progress in METHOD.fit(Base(base.arch, base.padding, whole).net(), _task(device, 2), {}) if progress.iteration == 1
     ]
     assert start.total == losses[0][2]["total"]
 
