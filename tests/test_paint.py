@@ -21,7 +21,7 @@ def gallery():
 
 def test_there_are_enough_painters():
     assert len(PAINTERS) >= 10
-    assert list(PAINTERS)[:4] == ["mosaic", "waves", "brush", "halftone"]
+    assert list(PAINTERS)[:4] == ["mosaic", "waves", "brush", "glass"]
 
 
 @pytest.mark.parametrize("name", PAINTERS)

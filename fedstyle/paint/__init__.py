@@ -48,14 +48,6 @@ PAINTERS: dict[str, Painter] = {
             "2a1033 5b1f5e a0356f e0607a f59a7a fbd38a fdf0c8",
         ),
     ),
-    "halftone": Painter(
-        crafted.halftone,
-        (
-            "fbf3dd f7c600 e8308a 1a8fd0",
-            "fff6e5 ffb000 e0402f 20406f",
-            "f4f6e8 ffd84a 2fb58a 5a2f8f",
-        ),
-    ),
     "glass": Painter(
         crafted.glass,
         (
@@ -126,6 +118,14 @@ PAINTERS: dict[str, Painter] = {
             "c0303a 2f7f6f 2f4f9a f4e6bc e8a83a",
             "3f6fa0 a8ccc8 f6eedc d86a48 5a4038",
             "8f4f8f e890a0 f8dcb8 7fb08a 3f5f80",
+        ),
+    ),
+    "halftone": Painter(
+        crafted.halftone,
+        (
+            "fbf3dd f7c600 e8308a 1a8fd0",
+            "fff6e5 ffb000 e0402f 20406f",
+            "f4f6e8 ffd84a 2fb58a 5a2f8f",
         ),
     ),
 }
