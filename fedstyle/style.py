@@ -17,15 +17,16 @@ from fedstyle.perceptual import FeatureNet, gram
 from fedstyle.photos import open_image
 from fedstyle.picture import MAX_ASPECT, MIN_SIDE
 
-STRENGTH_STEP = 1.6
-"""One step of strength multiplies the style weight by this: 1 is 0.15 times the weight at 5, 10 is 10.5 times."""
+STRENGTH_STEP = 2.0
+"""One step of strength multiplies the style weight by this: 1 is a sixteenth of the weight at 5, 10 is 32 times it."""
 
 
 @dataclass(frozen=True)
 class Style:
     """A style image (a path or a PIL image) with strength 1..10 and density 64..1024.
 
-    *Strength* scales the style weight geometrically around 5, by 1.6 a step: at 1 the style is just visible, at 10 it overwhelms the photo.
+    *Strength* scales the style weight geometrically around 5, by 2 a step. Set by eye on two styles
+    after 80 iterations: at 1 the photo keeps its detail and takes on the palette, at 5 it is painted, at 10 the style overwhelms it.
     *Density* is the length in pixels of the style image's shorter side when the feature network sees it: strokes are that much larger in
     the filter's output. A value that is no multiple of 4 is rounded down with a notice, as Create ML does.
     Raises StyleError for an image that cannot be read or a value out of range.

@@ -243,13 +243,13 @@ def test_evaluate_judges_as_the_filter_was_trained(at):
     assert done.exit_code == 0, done.stderr
     plain = json.loads(done.stdout)
     assert list(plain) == ["content", "style", "total"]
-    assert plain["total"] == pytest.approx(plain["content"] + plain["style"])  # weights 1 and strength 5: 1.6 ** 0
+    assert plain["total"] == pytest.approx(plain["content"] + 10 * plain["style"])  # weights 1 and 10, strength 5: 2 ** 0
     made = Filter.load("filter")
     loss = {"features": "tiny", "content": 2.0, "style": 0.5, "layers": [1.0, 0.0, 0.0], "strength": 6, "density": 64}
     Filter(made.arch, made.padding, made.weights, {"loss": loss}).save("other")
     other = json.loads(call("evaluate other --photos photos --style style.png --json").stdout)
     assert other["content"] == plain["content"]
-    assert other["total"] == pytest.approx(2 * other["content"] + 0.5 * 1.6 * other["style"])
+    assert other["total"] == pytest.approx(2 * other["content"] + 0.5 * 2.0 * other["style"])
     library = Client(None, "photos", Style("style.png", strength=6, density=64), loss=Loss(layers=(1.0, 0.0, 0.0)))
     assert other["style"] == library.evaluate(made, library.library)["style"]
     assert "on 3 photos, judged by tiny at strength 6 and density 64" in call("evaluate other --photos photos --style style.png").stdout

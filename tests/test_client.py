@@ -65,7 +65,7 @@ def test_the_objective_is_what_the_device_was_configured_with(photo_folder, styl
     loss = Loss(content=2.0, style=3.0, layers=(1.0, 0.0, 2.0), total_variation=0.5)
     objective = Client(None, photo_folder, Style(style_image, strength=6, density=64), loss=loss, training=quick).objective()
     assert (objective.content_weight, objective.layers, objective.tv_weight) == (2.0, (1.0, 0.0, 2.0), 0.5)
-    assert objective.style_weight == pytest.approx(3.0 * 1.6)
+    assert objective.style_weight == pytest.approx(3.0 * 2.0)
     assert objective.features is load_features("tiny")
 
 

@@ -86,7 +86,7 @@ def test_the_distillation_writes_weights_of_the_tiny_network(tmp_path, monkeypat
     call(module, monkeypatch, *arguments, "--out", tmp_path / "first.safetensors")
     made = params.load(tmp_path / "first.safetensors")
     params.check_alike(made, tiny_network().state_dict(), "what distil.py wrote")
-    assert {value.dtype for value in made.values()} == {torch.float16}
+    assert {value.dtype for name, value in made.items() if name != "scales"} == {torch.float16}
     assert all(value.isfinite().all() for value in made.values())
     assert "step 2: R2 " in capsys.readouterr().out
 

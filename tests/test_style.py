@@ -10,8 +10,8 @@ from fedstyle.style import Style
 
 def test_strength_scales_the_style_weight_around_5(style_image):
     factors = {strength: Style(style_image, strength=strength).factor for strength in (1, 4, 5, 6, 10)}
-    # 1.6 a step: 1.6^-4 = 1 / 6.5536, 1.6^5 = 10.48576
-    assert factors == pytest.approx({1: 1 / 6.5536, 4: 0.625, 5: 1.0, 6: 1.6, 10: 10.48576})
+    # 2 a step: 2^-4 = 1 / 16, 2^5 = 32
+    assert factors == pytest.approx({1: 1 / 16, 4: 0.5, 5: 1.0, 6: 2.0, 10: 32.0})
 
 
 def test_density_is_the_shorter_side_that_the_network_sees(style_image):
