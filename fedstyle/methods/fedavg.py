@@ -17,7 +17,7 @@ class FedAvg:
     """Share all parameters; a personal filter is the base fine-tuned."""
 
     steps: int = 10
-    lr: float = 2e-3
+    lr: float = 1e-3
     norm_lr: float = 1e-2
     keep_moments: bool = True
 

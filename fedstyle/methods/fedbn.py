@@ -17,7 +17,7 @@ class FedBN:
     """Share the convolutions, keep instance-norm scale and shift private: a style lives there (Dumoulin et al. 2017)."""
 
     steps: int = 10
-    lr: float = 2e-3
+    lr: float = 1e-3
     norm_lr: float = 1e-2
     keep_moments: bool = True
     """Whether Adam's moments stay on the device between rounds; a fresh Adam each round learns much more slowly."""

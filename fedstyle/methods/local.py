@@ -66,7 +66,7 @@ class Local:
     """Share nothing: each client trains alone, and keeps its whole network from round to round."""
 
     steps: int = 10
-    lr: float = 2e-3
+    lr: float = 1e-3
     norm_lr: float = 1e-2
     keep_moments: bool = True
 
