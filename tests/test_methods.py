@@ -173,7 +173,7 @@ def test_a_method_is_made_from_its_table():
 @pytest.mark.parametrize("name", METHODS)
 def test_the_limits_of_the_ranges_are_within(name):
     assert make_method({"name": name, "steps": 1, "lr": 1.0, "norm_lr": 1.0}).steps == 1
-    assert make_method({"name": name}).lr == 2e-3
+    assert make_method({"name": name}).lr == 1e-3
     with pytest.raises(ConfigError, match=r"method\.lr = nan"):  # also where no table is read
         METHODS[name](lr=float("nan"))
 
