@@ -118,8 +118,8 @@ def test_a_filter_is_compared_with_the_keyboard(visit):
     assert under.get_attribute("src") != photo
     assert under.get_attribute("src") == page.locator(".card >> nth=0 >> [data-shot=base] img").get_attribute("src")
     # The two pictures lie exactly on each other; both are measured at once, for the page may still be scrolling to the focus.
-    boxes = page.evaluate(
-        "() => [...document.querySelectorAll('.card')[0].querySelectorAll('.hero img')].map(image => image.getBoundingClientRect().toJSON())"
+    boxes = page.locator(".card >> nth=0 >> .hero img").evaluate_all(
+        "images => images.map(image => image.getBoundingClientRect().toJSON())"
     )
     assert len(boxes) == 2
     assert boxes[0] == boxes[1]
