@@ -107,7 +107,6 @@ def simulate(config: Config, out: str | Path, *, watch: Watch | None = None, gri
     base.save(out / "base")
     watch("rounds", 0, config.server.rounds)
     base = run_federation(config, base, clients, len(devices), on_round=on_round, grid=grid)
-    base.save(out / "base")
     federated = time.monotonic()
     rows = _filters(config, clients, base, count_workers(config.server), watch)
     personalized = time.monotonic()

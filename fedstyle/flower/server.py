@@ -19,22 +19,16 @@ from fedstyle import params
 from fedstyle.base import Base
 from fedstyle.config import Config, Server
 from fedstyle.errors import FederationError, FedstyleError, ParamsError
-from fedstyle.flower.cohort import Cohort, shared_arrays
+from fedstyle.flower.cohort import Cohort, Traffic, shared_arrays
 from fedstyle.flower.strategies import make_strategy
 from fedstyle.flower.wire import TYPES, Contract, pack
 from fedstyle.tables import need
 
 
 @dataclass(frozen=True)
-class Round:
-    """A round that is over: partitions by number, failures as codes, bytes of arrays both ways, seconds, and the base that came of it."""
+class Round(Traffic):
+    """A round that is over: its traffic, the seconds it took, and the base that came of it."""
 
-    number: int
-    cohort: tuple[int, ...]
-    replied: tuple[int, ...]
-    failures: Mapping[int, str]
-    bytes_up: int
-    bytes_down: int
     seconds: float
     base: Base
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedstyle.methods.local import check_rates, personal_descent, round_descent
 from fedstyle.net import is_norm
-from fedstyle.training import Progress, Task
+from fedstyle.training import Progress, Task, everything
 
 
 @dataclass(frozen=True)
@@ -37,4 +37,4 @@ class FedAvg:
         self, net: nn.Module, task: Task, memory: MutableMapping[str, Tensor], iterations: int, full: bool
     ) -> Iterator[Progress]:
         """Descent on the norms alone, or on all parameters."""
-        return personal_descent(net, task, memory, iterations, None if full else is_norm)
+        return personal_descent(net, task, memory, iterations, everything if full else is_norm)

@@ -54,11 +54,11 @@ def round_descent(net: nn.Module, task: Task, memory: MutableMapping[str, Tensor
 
 
 def personal_descent(
-    net: nn.Module, task: Task, memory: MutableMapping[str, Tensor], iterations: int, trains: Callable[[str], bool] | None
+    net: nn.Module, task: Task, memory: MutableMapping[str, Tensor], iterations: int, trains: Callable[[str], bool] = everything
 ) -> Iterator[Progress]:
-    """Descent at the rates of `[training]` on the parameters that `trains` accepts, or on all."""
+    """Descent at the rates of `[training]` on the parameters that `trains` accepts."""
     training = task.training
-    return descend(net, task, memory, iterations=iterations, rate=training.rate, norm_rate=training.norm_rate, trains=trains or everything)
+    return descend(net, task, memory, iterations=iterations, rate=training.rate, norm_rate=training.norm_rate, trains=trains)
 
 
 @dataclass(frozen=True)
@@ -91,4 +91,4 @@ class Local:
         full: bool,  # noqa: ARG002  the whole network is private
     ) -> Iterator[Progress]:
         """Descent on all parameters."""
-        return personal_descent(net, task, memory, iterations, None)
+        return personal_descent(net, task, memory, iterations)
