@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedstyle import Base, Client, Style
+from fedstyle import Base, Client, Style, Training
 from fedstyle.errors import Cancelled, FedstyleError
 from fedstyle.export import export, verify
 
@@ -24,11 +24,10 @@ from fedstyle.export import export, verify
 def make(options: argparse.Namespace) -> int:
     """Make, keep, export and verify one filter; the exit code."""
     home: Path = options.home
-    base = Base.load(options.base) if options.base else Base.new("cnnLite")
-    client = Client(home, options.photos, Style(options.style))
+    base = Base.load(options.base) if options.base else Base.shipped()
+    client = Client(home, options.photos, Style(options.style), training=Training.for_base(base.record))
     print(f"{len(client.library)} photos can be used, {sum(client.library.skipped.values())} cannot; all that is made stays in {home}")
-    # From a base the norms alone are trained, which is quick; from nothing every parameter is.
-    job = client.personalize(base, iterations=options.iterations, full=not options.base, session=home / "session")
+    job = client.personalize(base, iterations=options.iterations, session=home / "session")
     signal.signal(signal.SIGTERM, lambda *_: job.cancel())  # how systems take background time back
     while not job.run(seconds=options.slice):
         print(f"{job.progress.iteration} of {job.progress.iterations} iterations, loss {job.progress.total:.3f}", flush=True)
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--photos", type=Path, required=True, help="the person's choice of photos; the same until the filter is there")
     parser.add_argument("--style", type=Path, required=True, help="the style image")
     parser.add_argument("--home", type=Path, required=True, help="the app's own folder for this filter")
-    parser.add_argument("--base", type=Path, help="the shared base to start from; without it from nothing")
+    parser.add_argument("--base", type=Path, help="the shared base to start from; without it the one that fedstyle carries")
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--slice", type=float, default=10, help="seconds of training at a time")
     parser.add_argument("--pause", type=float, default=0, help="seconds of rest between two slices")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fedstyle.client import Client as Client
     from fedstyle.client import Update as Update
     from fedstyle.config import Config as Config
+    from fedstyle.config import Training as Training
     from fedstyle.export import Parity as Parity
     from fedstyle.export import verify as verify
     from fedstyle.filter import Filter as Filter
@@ -28,6 +29,7 @@ _HOMES = {
     "Parity": "export",
     "Photos": "photos",
     "Style": "style",
+    "Training": "config",
     "Update": "client",
     "export": "",
     "simulate": "",
@@ -44,6 +46,7 @@ __all__ = [
     "Parity",
     "Photos",
     "Style",
+    "Training",
     "Update",
     "export",
     "simulate",

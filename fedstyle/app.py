@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedstyle.base import Base
 from fedstyle.config import Config
 from fedstyle.errors import ConfigError
 from fedstyle.flower.client import Clients, client_app
@@ -40,10 +39,10 @@ def _clients(path: Path, out: Path) -> tuple[Contract, Clients]:
     """What a device's process needs, once: its contract from its own configuration, and the clients it may be asked to be."""
     from fedstyle.methods import make_method
     from fedstyle.population import Clients as Population
+    from fedstyle.population import first_base
 
     config = Config.load(path)
-    like = Base.new(config.net.arch, config.net.padding, width=config.net.width or None)
-    return Contract.of(like, make_method(config.method).shares, config.server.wire), Population(config, out)
+    return Contract.of(first_base(config), make_method(config.method).shares, config.server.wire), Population(config, out)
 
 
 server = server_app(_serve)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,15 +16,25 @@ from fedstyle import params
 from fedstyle.errors import BaseError, ConfigError, FedstyleError, ParamsError
 from fedstyle.files import sha256, staged, write_json
 from fedstyle.net import TransformNet, initialise
+from fedstyle.perceptual import FeatureNet
+from fedstyle.prediction import PREFIX, PredictiveNet, is_predictor, new_predictor
+
+SHIPPED = Path(__file__).parent / "weights"
+"""Where the bases that fedstyle carries lie, a folder for each architecture."""
 
 
 def build(arch: str, padding: str, weights: params.Params) -> TransformNet:
-    """A network that holds these weights; raises ParamsError where they do not fit the architecture."""
+    """A network that holds these weights, a PredictiveNet when a predictor is among them.
+
+    Raises ParamsError where they do not fit the architecture.
+    """
     first = weights.get("down1.conv.weight")
     if first is None or first.ndim != 4:
         raise ParamsError(f"the tensors are no {arch} network: 'down1.conv.weight' is missing")
+    width = first.shape[0] // (2 if arch == "cnnLite" else 1) or 1
+    centre = weights.get(f"{PREFIX}centre")
     with torch.device("meta"):
-        net = TransformNet(arch, padding, width=first.shape[0])
+        net = TransformNet(arch, padding, width=width) if centre is None else PredictiveNet(arch, padding, width=width, code=len(centre))
     params.check_alike(weights, dict(net.named_parameters()), f"the {arch} network")
     net.load_state_dict({name: value.detach().float().clone() for name, value in weights.items()}, assign=True)
     return net
@@ -33,7 +44,8 @@ def build(arch: str, padding: str, weights: params.Params) -> TransformNet:
 class Base:
     """A transform network's weights and where they come from.
 
-    `record` is free JSON about the recipe (rounds, strategy, seed ...); it holds nothing private and takes no part in the identity.
+    `record` is free JSON about the recipe (rounds, strategy, seed ...); it holds nothing private and takes no part in the identity. Its
+    entry `personal`, where there is one, names rates and warm-up for few steps from this base: see `Training.for_base`.
     """
 
     arch: str
@@ -42,11 +54,29 @@ class Base:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def new(cls, arch: str = "cnnLite", padding: str = "reflect", *, seed: int = 0, width: int | None = None) -> Self:
-        """An untrained base, drawn from `seed` alone."""
+    def new(
+        cls,
+        arch: str = "cnnLite",
+        padding: str = "reflect",
+        *,
+        seed: int = 0,
+        width: int | None = None,
+        predictor: FeatureNet | None = None,
+    ) -> Self:
+        """An untrained base, drawn from `seed` alone; with a predictor of norms when a feature network is given to read styles with."""
         net = TransformNet(arch, padding, width=width)
         initialise(net, seed)
-        return cls(arch, padding, {name: value.detach() for name, value in net.named_parameters()}, {"seed": seed, "round": 0})
+        weights = {name: value.detach() for name, value in net.named_parameters()}
+        if predictor:
+            weights |= new_predictor(net, predictor, seed)
+        return cls(arch, padding, weights, {"seed": seed, "round": 0})
+
+    @classmethod
+    def shipped(cls, arch: str = "cnnLite") -> Self:
+        """The base that fedstyle carries for an architecture; raises BaseError where there is none, or it is damaged."""
+        if not (SHIPPED / arch).is_dir():
+            raise BaseError(f"fedstyle carries no base for {arch!r}: give the folder of another base, or start from nothing")
+        return cls.load(SHIPPED / arch)
 
     @property
     def sha256(self) -> str:
@@ -57,20 +87,43 @@ class Base:
         """A fresh network with these weights."""
         return build(self.arch, self.padding, self.weights)
 
-    def save(self, path: Path) -> None:
-        """Write the folder `path` with base.safetensors and base.json, in the place of an older base there.
+    @property
+    def predicts(self) -> bool:
+        """Whether it has a predictor of norms."""
+        return any(map(is_predictor, self.weights))
 
-        Raises OutputError for any other thing at `path`.
+    def transform(self, code: Tensor | None = None) -> dict[str, Tensor]:
+        """The transform network's own weights; with a style's code (and a predictor) the norms are those predicted for it."""
+        plain = {name: value for name, value in self.weights.items() if not is_predictor(name)}
+        if code is None or not self.predicts:
+            return plain
+        net = self.net()
+        assert isinstance(net, PredictiveNet)
+        with torch.no_grad():
+            return plain | net.norms(code.cpu())
+
+    def halved(self) -> Self:
+        """The same base with every weight rounded to fp16, as `save(half=True)` stores it."""
+        return dataclasses.replace(self, weights={name: value.half().float() for name, value in self.weights.items()})
+
+    def save(self, path: Path, *, half: bool = False) -> None:
+        """Write the folder `path` with base.safetensors and base.json, in the place of an older base there; `half` stores fp16.
+
+        Raises OutputError for any other thing at `path`, BaseError where fp16 would change a weight: see `halved`.
         """
+        if half and self.halved().sha256 != self.sha256:
+            raise BaseError("the weights are not all fp16 numbers: save base.halved()")
         with staged(Path(path), replaces="base.json") as folder:
-            params.save(self.weights, folder / "base.safetensors")
+            stored = {name: value.half() for name, value in self.weights.items()} if half else self.weights
+            params.save(stored, folder / "base.safetensors")
             facts = {"format": "fedstyle-base-1", "architecture": self.arch, "padding": self.padding, "base_sha256": self.sha256}
             write_json(folder / "base.json", {**facts, "file_sha256": sha256(folder / "base.safetensors"), "record": dict(self.record)})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a base's folder; raises BaseError when it is none, is damaged, or does not fit its architecture."""
-        facts, weights = read(Path(path), "base", BaseError)
+        facts, stored = read(Path(path), "base", BaseError)
+        weights = {name: value.float() for name, value in stored.items()}
         base = cls(facts["architecture"], facts["padding"], weights, facts.get("record", {}))
         if base.sha256 != (said := facts.get("base_sha256")):
             raise BaseError(f"{path}: the weights are not those of base {str(said)[:12]}: take a fresh copy of the base")

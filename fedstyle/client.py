@@ -7,6 +7,7 @@ A client's home folder holds all that is private: `private.safetensors` (paramet
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from fedstyle.job import Job, Session
 from fedstyle.methods import Method, make_method
 from fedstyle.perceptual import Objective, load_features
 from fedstyle.photos import Photos
+from fedstyle.prediction import Look, is_predictor, look_at, variants
 from fedstyle.privacy import clip
 from fedstyle.style import Style
 from fedstyle.training import Content, Progress, Task, choose_device, derive, evaluate
@@ -70,12 +72,17 @@ class Client:
         loss = self.loss
         return Objective(features, self.look.targets(features), loss.content, weight, loss.layers, loss.total_variation)
 
-    def task(self, seed: int, proximal: float = 0.0) -> Task:
-        """What to train on; crops and their content features are made once and kept."""
+    def task(self, seed: int, proximal: float = 0.0, *, round: int = 0, teaches: bool = False) -> Task:
+        """What to train on; crops and their content features are made once and kept.
+
+        `teaches` adds what a predictor of norms is to learn here, where the method trains one.
+        """
         if self._content is None:
             crops = self.library.crops(self.training.size, self.training.crops, self.training.seed)
             self._content = Content(crops, self.objective(), self.device)
-        return Task(self._content, self._content.objective, self.training, seed, proximal, self.device)
+        learns = teaches and hasattr(self.method, "variants")
+        looks = (self._look, *self._variants) if learns else ()
+        return Task(self._content, self._content.objective, self.training, seed, proximal, self.device, round, looks)
 
     def fit(self, base: Base, *, round: int | None = None, proximal: float = 0.0) -> Update:
         """Train for a round from the base and the private parameters, keep those, and give the update of the shared ones.
@@ -86,7 +93,7 @@ class Client:
         round = int(base.record.get("round", 0)) + 1 if round is None else round
         shared, private, memory = self._recall(base)
         net = build(base.arch, base.padding, params.merge(shared, private))
-        task = self.task(derive(self.training.seed, "round", round), proximal)
+        task = self.task(derive(self.training.seed, "round", round), proximal, round=round, teaches=base.predicts)
         lines = [{"round": round, **progress.as_dict()} for progress in self.method.fit(net, task, memory)]
         if self.folder:
             append_json(self.folder / "losses.jsonl", *lines)
@@ -104,13 +111,14 @@ class Client:
         facts: Mapping[str, Any] | None = None,
         validation: Image.Image | None = None,
     ) -> Job[Filter]:
-        """A job that makes a filter from the base and the private parameters at home, if there are any.
+        """A job that makes a filter from the base and the private parameters at home, if there are any; else from predicted norms.
 
+        Rates and warm-up are those of `training`: `Training.for_base(base.record)` has what the base's makers advise for few steps.
         `full` trains every parameter instead of the method's private ones. With a `session` folder the job survives its process, and a
         stylised `validation` photo lies beside each checkpoint as its preview. `facts` are added to the filter's own.
         """
-        shared, private, _ = self._recall(base)
-        net = build(base.arch, base.padding, params.merge(shared, private))
+        _, private, _ = self._recall(base)
+        net = build(base.arch, base.padding, {**self.predict(base).weights, **private})
         memory: dict[str, Tensor] = {}
         task = self.task(derive(self.training.seed, "personalize"))
 
@@ -123,9 +131,26 @@ class Client:
             lambda: self.method.personalize(net, task, memory, iterations, full),
             finish,
             iterations=iterations,
-            session=Session(Path(session), self.identity(base, private, full)) if session else None,
+            session=Session(Path(session), self.identity(base, private if self._kept() else {}, full)) if session else None,
             preview=(lambda: Filter(base.arch, base.padding, _weights(net))(validation)) if validation else None,
         )
+
+    def predict(self, base: Base) -> Filter:
+        """The base as a filter at zero iterations: with the norms that it predicts for this style, or its own where it predicts none."""
+        return Filter(base.arch, base.padding, base.transform(self._look.code if base.predicts else None))
+
+    @functools.cached_property
+    def _look(self) -> Look:
+        """What the feature network of the loss, and the one that a predictor reads with, see in the style image."""
+        features = load_features(self.loss.features, self.loss.weights).to(self.device)
+        return look_at(features, self.look.pixels, load_features("tiny").to(self.device))
+
+    @functools.cached_property
+    def _variants(self) -> tuple[Look, ...]:
+        features = load_features(self.loss.features, self.loss.weights).to(self.device)
+        reader = load_features("tiny").to(self.device)
+        count, seed = getattr(self.method, "variants", 0), derive(self.training.seed, "variants")
+        return tuple(look_at(features, picture, reader) for picture in variants(self.look.pixels, count, seed))
 
     def facts(self, base: Base, progress: Progress, full: bool) -> dict[str, Any]:
         """What is known of a filter and may travel with it: no path, no name, no time."""
@@ -140,11 +165,14 @@ class Client:
             "loss": dataclasses.asdict(self.loss) | {"weights": "", "strength": self.look.strength, "density": self.look.density},
         }
 
-    def identity(self, base: Base, private: params.Params, full: bool) -> dict[str, Any]:
-        """Every input of a personalisation, for its session; it stays on the device."""
+    def identity(self, base: Base, kept: params.Params, full: bool) -> dict[str, Any]:
+        """Every input of a personalisation, for its session; it stays on the device. `kept` are the private parameters at home.
+
+        Predicted norms follow from base and style, and their last bits from the number of threads: they are no input.
+        """
         return {
             "base": base.sha256,
-            "private": params.fingerprint(private),
+            "private": params.fingerprint(kept),
             "photos": self.library.digest(),
             "style": self.look.digest(),
             "method": [type(self.method).__name__, repr(self.method)],
@@ -156,14 +184,18 @@ class Client:
     def evaluate(self, model: Base | Filter, photos: Photos) -> dict[str, float]:
         """Mean content, style and total loss of a base or filter on photos, at this client's style."""
         objective = self._content.objective if self._content else self.objective()
+        model = self.predict(model) if isinstance(model, Base) else model
         net = build(model.arch, model.padding, model.weights).to(self.device)
         return evaluate(net, objective, photos.views(self.training.size))
 
     def _recall(self, base: Base) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """The base's shared parameters, the private ones (from home, else from the base) and the method's memory."""
         shared, private = params.split(base.weights, self.method.shares)
-        path = self.folder / "private.safetensors" if self.folder else None
-        if path is None or not path.exists():
+        private = _plain(private)
+        path = self._kept()
+        if path is None:
+            if base.predicts and private:
+                private = {name: value for name, value in self.predict(base).weights.items() if name in private}
             return shared, private, {}
         try:
             state = params.unseal(params.load(path), path)
@@ -175,10 +207,19 @@ class Client:
         params.check_alike(parts["net/"], private, f"the private parameters in {path}")
         return shared, parts["net/"], parts["memory/"]
 
+    def _kept(self) -> Path | None:
+        path = self.folder / "private.safetensors" if self.folder else None
+        return path if path and path.exists() else None
+
     def _keep(self, private: params.Params, memory: params.Params) -> None:
         if self.folder:
             state = {f"net/{k}": v for k, v in private.items()} | {f"memory/{k}": v for k, v in memory.items()}
             params.save(params.seal(state), self.folder / "private.safetensors")
+
+
+def _plain(weights: params.Params) -> dict[str, Tensor]:
+    """Without the predictor, which is the base's alone."""
+    return {name: value for name, value in weights.items() if not is_predictor(name)}
 
 
 def _weights(net: nn.Module) -> dict[str, Tensor]:

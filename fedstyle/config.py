@@ -44,13 +44,17 @@ class Net:
     arch: str = "cnnLite"
     padding: str = "reflect"
     width: int = 0
-    """Channels at full resolution, for quick studies; 0 is the architecture's own (32 for cnn, 16 for cnnLite)."""
+    """A quarter of the residual blocks' channels, for quick studies; 0 is the architecture's own (32 for cnn, 16 for cnnLite)."""
+
+    base: str = ""
+    """The base to start from, a folder or `shipped`; empty is an untrained one."""
 
     def __post_init__(self) -> None:
         """Check names."""
         need(self.arch in ARCHITECTURES, "net.arch", self.arch, f"choose one of {', '.join(ARCHITECTURES)}")
         need(self.padding in PADDINGS, "net.padding", self.padding, f"choose one of {', '.join(PADDINGS)}")
         need(0 <= self.width <= 128, "net.width", self.width, "give 1 to 128 channels, or 0 for the architecture's own")
+        need(not (self.base and self.width), "net.width", self.width, "the base that net.base names has a width of its own; leave one out")
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,20 @@ class Training:
         for name in ("rate", "norm_rate"):
             need(0 < getattr(self, name) <= 1, f"training.{name}", getattr(self, name), "a learning rate lies over 0 and up to 1")
         need(self.device in DEVICES, "training.device", self.device, f"choose one of {', '.join(DEVICES)}")
+
+    @classmethod
+    def for_base(cls, record: Mapping[str, Any], **wishes: Any) -> Self:
+        """How to personalise from a base: at the rates and warm-up that its record names under `personal`, otherwise at the defaults.
+
+        `wishes` are fields, and win. Raises ConfigError for an entry that is none of `rate`, `norm_rate` and `warmup`, or out of range.
+        """
+        advised = record.get("personal", {})
+        need(isinstance(advised, dict), "the base's record.personal", advised, "it is a table of rates; take a fresh copy of the base")
+        if strange := sorted(advised.keys() - {"rate", "norm_rate", "warmup"}):
+            raise ConfigError(
+                f"the base's record.personal has an entry {strange[0]!r} that is no rate: a newer fedstyle may have written it"
+            )
+        return dataclasses.replace(read(cls, advised, "the base's record.personal"), **wishes)
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -217,7 +235,8 @@ class Config:
             config.data, photos=_located(config.data.photos, "demo", home), styles=_located(config.data.styles, "painted", home)
         )
         loss = dataclasses.replace(config.loss, weights=_located(config.loss.weights, "", home))
-        return dataclasses.replace(config, data=data, loss=loss)
+        net = dataclasses.replace(config.net, base=_located(config.net.base, "shipped", home) if config.net.base else "")
+        return dataclasses.replace(config, data=data, net=net, loss=loss)
 
     def tables(self) -> dict[str, dict[str, Any]]:
         """The configuration as plain tables, every default written out."""

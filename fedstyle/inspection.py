@@ -20,8 +20,9 @@ from fedstyle.errors import FedstyleError, ParamsError
 from fedstyle.files import read_lines
 from fedstyle.filter import Filter
 from fedstyle.methods import METHODS, make_method
-from fedstyle.net import InstanceNorm, TransformNet, is_norm
+from fedstyle.net import ARCHITECTURES, InstanceNorm, TransformNet, is_norm
 from fedstyle.picture import show
+from fedstyle.prediction import PredictiveNet, is_predictor
 
 MODELS = (".mlpackage", ".mlmodel", ".onnx")
 WIRE_BYTES = {"fp16": 2, "fp32": 4}
@@ -99,10 +100,11 @@ def _model(path: Path) -> dict[str, Any]:
 
 def _network(model: Base | Filter, net: nn.Module) -> dict[str, Any]:
     """What base and filter have in common; inputs and outputs are those of an export."""
-    shared, private = params.split(model.weights, lambda name: not is_norm(name))
+    predictor, own = params.split(model.weights, is_predictor)
+    shared, private = params.split(own, lambda name: not is_norm(name))
     layers = Counter({nn.Conv2d: "conv", InstanceNorm: "instance_norm"}.get(type(module)) for module in net.modules())
     side = {"type": "image", "color": "RGB", "sizes": "any; multiples of 4 in an export"}
-    return {
+    facts: dict[str, Any] = {
         "architecture": model.arch,
         "padding": model.padding,
         "sha256": model.sha256,
@@ -114,6 +116,9 @@ def _network(model: Base | Filter, net: nn.Module) -> dict[str, Any]:
         "would_leave": {**_sent(shared), "what": "convolutions, as a delta, in a round with the default method"},
         "stays": {**_amount(private), "what": "instance-norm scale and shift"},
     }
+    if predictor:
+        facts["predictor"] = {**_amount(predictor), "what": "reads norms off a style image; the default method sends no change of it"}
+    return facts
 
 
 def _amount(tensors: Mapping[str, Tensor]) -> dict[str, int]:
@@ -139,7 +144,7 @@ def _filter(path: Path) -> dict[str, Any]:
 def _update(path: Path) -> dict[str, Any]:
     """Loose tensors: an update if they have a network's names, all of which leave."""
     tensors = params.load(path)
-    known = {name for name, _ in TransformNet("cnnLite").named_parameters()}
+    known = {name for arch in ARCHITECTURES for name, _ in PredictiveNet(arch, "reflect", width=1, code=1).named_parameters()}
     if not tensors or not tensors.keys() <= known:
         strange = sorted(tensors.keys() - known)
         found = f"it holds {strange[0]!r}" if strange else "it is empty"
@@ -149,7 +154,7 @@ def _update(path: Path) -> dict[str, Any]:
         "kind": "update",
         "norm": norm,
         "would_leave": _sent(tensors),
-        "private_arrays": sorted(name for name in tensors if is_norm(name)),
+        "private_arrays": sorted(name for name in tensors if is_norm(name) or is_predictor(name)),
         "arrays": [
             {"name": name, "type": str(value.dtype).removeprefix("torch."), "shape": list(value.shape), "bytes": params.size({name: value})}
             for name, value in sorted(tensors.items())

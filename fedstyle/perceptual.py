@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -113,18 +113,19 @@ def _vgg(name: str) -> FeatureNet:
 
 
 class TinyStage(nn.Module):
-    """Two 3x3 convolutions behind a halving of the size; a 1x1 head reads VGG's tap off them."""
+    """Convolutions of which the first halves the size; a 1x1 head reads VGG's tap off them."""
 
-    def __init__(self, halving: nn.Module, inputs: int, channels: int, rank: int) -> None:
+    def __init__(self, inputs: int, channels: int, rank: int, kernel: int, depth: int) -> None:
         super().__init__()
-        self.halving = halving
-        self.first = nn.Conv2d(inputs, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        first = nn.Conv2d(inputs, channels, kernel, stride=2, padding=1)
+        self.body = nn.ModuleList([first, *(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth - 1))])
         self.head = nn.Conv2d(channels, rank, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, channels, H/2, W/2); the head is applied by the network."""
-        return F.relu(self.second(F.relu(self.first(self.halving(x)))))
+        for conv in self.body:
+            x = F.relu_(conv(x))
+        return x
 
 
 class TinyNet(FeatureNet):
@@ -133,6 +134,7 @@ class TinyNet(FeatureNet):
     def forward(self, x: Tensor, depth: int = 3) -> list[Tensor]:
         """The first `depth` taps of a batch of images."""
         taps = []
+        x = x.contiguous(memory_format=torch.channels_last)  # a sixth faster on a CPU: convolutions need no repacking
         for stage, scale in zip(self.stages[:depth], self.scales, strict=False):
             assert isinstance(stage, TinyStage)
             x = stage(x)
@@ -142,8 +144,9 @@ class TinyNet(FeatureNet):
 
 def tiny_network() -> TinyNet:
     """The network `tiny` without its weights: 32, 64 and 128 channels; 48, 64 and 96 principal directions of VGG-16's taps."""
-    plan = ((nn.PixelUnshuffle(2), 12, 32, 48), (nn.MaxPool2d(2), 32, 64, 64), (nn.MaxPool2d(2), 64, 128, 96))
-    return TinyNet("tiny", [TinyStage(*stage) for stage in plan])
+    plan = ((3, 32, 48, 4, 2), (32, 64, 64, 3, 3), (64, 128, 96, 3, 3))
+    net = TinyNet("tiny", [TinyStage(*stage) for stage in plan])
+    return net.to(memory_format=torch.channels_last)
 
 
 def load_features(name: str, weights: str = "") -> FeatureNet:
@@ -238,11 +241,26 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     return {key: value for key, value in found.items() if isinstance(value, Tensor)}
 
 
+class _Gram(torch.autograd.Function):
+    """Gram matrices of (N, C, P), with a gradient that uses their symmetry: autograd takes two products and a sum of the tap's size."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor) -> Tensor:
+        ctx.save_for_backward(flat)
+        return torch.bmm(flat, flat.transpose(1, 2)) / flat.shape[2]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (flat,) = ctx.saved_tensors
+        both = (g + g.transpose(1, 2)) / flat.shape[2]
+        return torch.bmm(flat.transpose(1, 2), both).transpose(1, 2)  # in this order, for taps that are stored channels last
+
+
 def gram(tap: Tensor) -> Tensor:
     """Gram matrices (N, C, C) of a tap (N, C, H, W), divided by the number of positions so that size does not matter."""
-    flat = tap.flatten(2).float()
     with torch.autocast(tap.device.type, enabled=False):  # in fp32: bfloat16 would round the sums to three digits
-        return torch.bmm(flat, flat.transpose(1, 2)) / flat.shape[2]
+        matrices: Tensor = _Gram.apply(tap.flatten(2).float())
+    return matrices
 
 
 @dataclass(frozen=True)

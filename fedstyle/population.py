@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fedstyle.base import Base
 from fedstyle.client import Client
 from fedstyle.config import Config, Data
 from fedstyle.demo import demo_photos
 from fedstyle.errors import ConfigError, PhotoError, StyleError
 from fedstyle.methods import make_method
 from fedstyle.paint import PAINTERS, paint
+from fedstyle.perceptual import load_features
 from fedstyle.photos import Photos, divide, examine
 from fedstyle.picture import open_image, show
 from fedstyle.style import Style
@@ -168,6 +170,26 @@ def _look(image: Image.Image, strength: int, density: int) -> Style:
         return style
     small = image.resize((times * width, times * height), Image.Resampling.LANCZOS)
     return Style(small, strength=strength, density=style.density)
+
+
+def first_base(config: Config) -> Base:
+    """The base of a run's first round: the one that `net.base` names, or an untrained one drawn from the run's seed.
+
+    Raises BaseError for a base that cannot be used, ConfigError for one of another architecture, or without the predictor that the
+    method trains.
+    """
+    net, teaches = config.net, getattr(make_method(config.method), "variants", 0)
+    if not net.base:
+        reader = load_features("tiny") if teaches else None
+        return Base.new(net.arch, net.padding, seed=config.training.seed, width=net.width or None, predictor=reader)
+    base = Base.shipped(net.arch) if net.base == "shipped" else Base.load(net.base)
+    if (base.arch, base.padding) != (net.arch, net.padding):
+        raise ConfigError(
+            f"net.base = {net.base!r} is a {base.arch} with padding {base.padding}: set net.arch and net.padding to these, or take another"
+        )
+    if teaches and not base.predicts:
+        raise ConfigError(f"net.base = {net.base!r} has no predictor of norms, which {config.method['name']} trains: take another")
+    return dataclasses.replace(base, record={**base.record, "round": 0})
 
 
 @dataclass

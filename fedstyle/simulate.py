@@ -29,7 +29,7 @@ from fedstyle.filter import Filter
 from fedstyle.flower.notes import note_error
 from fedstyle.methods import make_method
 from fedstyle.perceptual import load_features
-from fedstyle.population import Clients, Population, plan
+from fedstyle.population import Clients, Population, first_base, plan
 from fedstyle.report import write_report
 from fedstyle.training import choose_device
 
@@ -66,6 +66,7 @@ def check(config: Config) -> Population:
     if config.export.clients:
         _need_package("coremltools", "coreml", "export.clients = true")
     make_method(config.method)
+    first_base(config)
     choose_device(config.training.device)
     load_features(config.loss.features, config.loss.weights)
     population = plan(config)
@@ -102,8 +103,7 @@ def simulate(config: Config, out: str | Path, *, watch: Watch | None = None, gri
         append_json(out / "history.jsonl", rounds[-1])
         watch("rounds", now.number, config.server.rounds)
 
-    width = config.net.width or None
-    base = Base.new(config.net.arch, config.net.padding, seed=config.training.seed, width=width)
+    base = first_base(config)
     base.save(out / "base")
     watch("rounds", 0, config.server.rounds)
     base = run_federation(config, base, clients, len(devices), on_round=on_round, grid=grid)
@@ -222,7 +222,7 @@ def _personalize(config: Config, clients: Clients, base: Base, partition: int, s
         filter.save(home / "filter")
         gain = 1 - losses["after"]["total"] / losses["before"]["total"]
         row |= {"losses": losses, "improvement": gain, "filter": f"clients/{device.id}/filter"}
-        _pictures(home / "pictures", client.look.image, judged.load(0), Filter(base.arch, base.padding, base.weights), filter)
+        _pictures(home / "pictures", client.look.image, judged.load(0), client.predict(base), filter)
     except Cancelled:
         raise
     except Exception as error:  # noqa: BLE001  whatever went wrong on one device, the run goes on and says so

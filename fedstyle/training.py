@@ -6,20 +6,28 @@ function of seed and iteration number alone, so that weights, Adam's moments and
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import hashlib
+import math
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedstyle.config import Training
 from fedstyle.errors import ConfigError, FedstyleError, ParamsError
+from fedstyle.heap import keep_heap
 from fedstyle.net import is_norm
 from fedstyle.perceptual import Losses, Objective
+from fedstyle.prediction import Look, is_constant
 
 KEEP_BYTES = 2**30
 """Content features are kept up to this size a process, all clients together, and computed again beyond it."""
@@ -137,7 +145,8 @@ class Content:
 class Task:
     """What a client trains on: its content, its objective, how, and the seed that orders the batches.
 
-    `proximal` is FedProx's mu, as the server's strategy asks for it; 0 is none.
+    `round` is the round's number, 0 outside a federation. `proximal` is FedProx's mu, as the server's strategy asks for it; 0 is none.
+    With `looks` each iteration trains a predictor of norms on one of them, the first (the style's own) a third of the time.
     """
 
     content: Content
@@ -146,6 +155,16 @@ class Task:
     seed: int = 0
     proximal: float = 0.0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    round: int = 0
+    looks: tuple[Look, ...] = ()
+
+    def losses(self, net: nn.Module, pixels: Tensor, content: Tensor, iteration: int) -> Losses:
+        """The losses of an iteration's batch."""
+        if not self.looks:
+            return self.objective(net(pixels), content)
+        draw = derive(self.seed, iteration, "look")
+        look = self.looks[0 if draw % 3 == 0 else draw // 3 % len(self.looks)]
+        return dataclasses.replace(self.objective, targets=look.targets)(net(pixels, look.code), content)
 
 
 def everything(name: str) -> bool:  # noqa: ARG001  a predicate on names
@@ -172,11 +191,12 @@ def descend(
     (FedProx, Li et al. 2020), mu being `task.proximal`. Raises FedstyleError when a loss is not finite, ParamsError when the moments are
     another network's.
     """
+    keep_heap()
     net.to(task.device).train()
     fast = has_fast_bf16(task.device)
     if fast:
         net.to(memory_format=torch.channels_last)
-    chosen = {name: value for name, value in net.named_parameters() if trains(name)}
+    chosen = {name: value for name, value in net.named_parameters() if trains(name) and not is_constant(name)}
     for name, value in net.named_parameters():
         value.requires_grad_(name in chosen)
     groups = ([value for name, value in chosen.items() if is_norm(name)], [value for name, value in chosen.items() if not is_norm(name)])
@@ -185,28 +205,59 @@ def descend(
     step = _recall(adam, chosen, memory)
     anchor = None if anchor is None else {name: value.to(task.device) for name, value in anchor.items()}
     done = int(memory.get("iteration", torch.tensor(0)))
-    while done < iterations:
-        step += 1
-        for group, peak in zip(adam.param_groups, peaks, strict=True):
-            group["lr"] = peak * min(1.0, step / max(1, task.training.warmup))
-        pixels, content = task.content.batch(task.training.batch, derive(task.seed, done))
-        if fast:
-            pixels = pixels.to(memory_format=torch.channels_last)
-        with torch.autocast(task.device.type, torch.bfloat16, enabled=fast):
-            losses = task.objective(net(pixels), content)
-        total = losses.total.mean()
-        if anchor and task.proximal:
-            gap = torch.stack([(value - anchor[name]).square().sum() for name, value in chosen.items() if name in anchor])
-            total = total + task.proximal / 2 * gap.sum()
-        if not torch.isfinite(total):
-            raise FedstyleError(f"training diverged: the loss is not finite at iteration {done + 1}; lower the learning rates")
-        adam.zero_grad(set_to_none=True)
-        torch.autograd.backward(total)
-        adam.step()
-        done += 1
-        memory["iteration"] = torch.tensor(done)
-        memory["adam/step"] = torch.tensor(step)
-        yield Progress(done, iterations, **losses.numbers())
+    with _crew(1 if fast or task.looks or task.device.type != "cpu" else task.training.batch) as each:
+        while done < iterations:
+            step += 1
+            for group, peak in zip(adam.param_groups, peaks, strict=True):
+                group["lr"] = peak * min(1.0, step / max(1, task.training.warmup))
+            batch = task.content.batch(task.training.batch, derive(task.seed, done))
+            parts = [batch] if fast or task.device.type != "cpu" else list(zip(*(torch.split(tensor, 1) for tensor in batch), strict=True))
+            found = list(each(functools.partial(_slopes, net, task, list(chosen.values()), done, fast), parts))
+            if not all(math.isfinite(numbers["total"]) for numbers, _ in found):
+                raise FedstyleError(f"training diverged: the loss is not finite at iteration {done + 1}; lower the learning rates")
+            for value, *slopes in zip(chosen.values(), *(slopes for _, slopes in found), strict=True):
+                value.grad = slopes[0] if slopes[0] is None or len(slopes) == 1 else torch.stack(slopes).mean(0)
+            if anchor and task.proximal:
+                gap = torch.stack([(value - anchor[name]).square().sum() for name, value in chosen.items() if name in anchor])
+                torch.autograd.backward(task.proximal / 2 * gap.sum())
+            adam.step()
+            done += 1
+            memory["iteration"] = torch.tensor(done)
+            memory["adam/step"] = torch.tensor(step)
+            yield Progress(done, iterations, **{key: sum(numbers[key] for numbers, _ in found) / len(found) for key in found[0][0]})
+
+
+def _slopes(
+    net: nn.Module, task: Task, values: list[Tensor], iteration: int, fast: bool, part: tuple[Tensor, Tensor]
+) -> tuple[dict[str, float], tuple[Tensor | None, ...]]:
+    """Mean losses of some of a batch's pictures, and the slopes of the total with respect to `values`.
+
+    On a CPU a part is one picture, so that its numbers stay in the cache and few are kept at once; no layer mixes pictures.
+    """
+    pixels, content = part
+    if fast:
+        pixels = pixels.to(memory_format=torch.channels_last)
+    with torch.autocast(task.device.type, torch.bfloat16, enabled=fast):
+        losses = task.losses(net, pixels, content, iteration)
+    return losses.numbers(), torch.autograd.grad(losses.total.mean(), values, allow_unused=True)
+
+
+@contextlib.contextmanager
+def _crew(size: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A `map` by up to `size` threads that divide this one's cores among them; plain `map` where there is one.
+
+    A core that works on a picture of its own never waits for another within a layer, and gives the same bits on any number of cores.
+    """
+    threads = torch.get_num_threads()
+    size = min(size, threads)
+    if size < 2:
+        yield map
+        return
+    with ThreadPoolExecutor(size, initializer=torch.set_num_threads, initargs=(threads // size,)) as pool:
+        try:
+            yield pool.map
+        finally:
+            torch.set_num_threads(threads)  # the threads' own number has become the process's default
 
 
 def _recall(adam: torch.optim.Adam, chosen: Mapping[str, Tensor], memory: MutableMapping[str, Tensor]) -> int:

@@ -5,6 +5,8 @@ from PIL import Image
 
 from fedstyle.base import Base
 from fedstyle.config import Training
+from fedstyle.perceptual import load_features
+from fedstyle.prediction import PREFIX, Predictor, look_at
 
 torch.set_num_threads(1)  # as every client of a federation trains; the test workers fill the cores
 
@@ -40,6 +42,28 @@ def style_image():
 def base():
     """A tiny untrained base."""
     return Base.new("cnnLite", width=4)
+
+
+@pytest.fixture(scope="session")
+def predictive(base):
+    """The tiny base with a predictor drawn at random, so that every style has norms of its own; all its weights are fp16 numbers."""
+    draw = torch.Generator().manual_seed(5)
+    code = len(look_at(load_features("tiny"), torch.zeros(1, 3, 32, 32)).code)
+    predictor = Predictor(code, sum(value.numel() for name, value in base.weights.items() if ".norm" in name))
+    made = {f"{PREFIX}{name}": value.detach() for name, value in predictor.named_parameters()}
+    drawn = {name: 0.1 * torch.randn(value.shape, generator=draw) for name, value in made.items() if "hidden" in name or "out" in name}
+    return Base(base.arch, base.padding, {**base.weights, **made, **drawn}, {"seed": 0, "round": 3}).halved()
+
+
+@pytest.fixture
+def shipped(predictive, tmp_path, monkeypatch):
+    """A stand-in for the base that fedstyle carries for cnnLite; it carries none for cnn."""
+    advice = {"rate": 5e-3, "norm_rate": 4e-2, "warmup": 0}
+    made = Base(predictive.arch, predictive.padding, predictive.weights, {**predictive.record, "personal": advice})
+    folder = tmp_path / "weights inside"
+    made.save(folder / "cnnLite", half=True)
+    monkeypatch.setattr("fedstyle.base.SHIPPED", folder)
+    return made
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ INSIDE = Path("Data/com.apple.CoreML")
 
 
 def small_filter(padding: str = "reflect", **facts) -> Filter:
-    """4 channels wide, 62 arrays, norms drawn at random so that scale and shift matter."""
+    """4 channels wide, 58 arrays, norms drawn at random so that scale and shift matter."""
     base, draw = Base.new("cnnLite", padding, width=4, seed=3), torch.Generator().manual_seed(1)
     weights = dict(base.weights)
     for name, value in base.weights.items():

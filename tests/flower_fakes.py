@@ -33,7 +33,7 @@ class Trainee:
         return Update({name: value / (1 + proximal) for name, value in self.fit_alone(base, round).items()})
 
     def fit_alone(self, base, round):
-        own = Base.new(base.arch, base.padding, seed=100 + self.partition, width=base.weights["down1.conv.weight"].shape[0])
+        own = Base.new(base.arch, base.padding, seed=100 + self.partition, width=base.net().width)
         noise = torch.Generator().manual_seed(1000 * self.partition + round)
         delta = {}
         for name in sorted(base.weights):

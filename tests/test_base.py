@@ -3,8 +3,11 @@ import json
 import pytest
 import torch
 
-from fedstyle.base import Base, build
+from fedstyle import params
+from fedstyle.base import SHIPPED, Base, build
+from fedstyle.config import Training
 from fedstyle.errors import BaseError, ParamsError
+from fedstyle.net import ARCHITECTURES, WIDTH
 
 
 @pytest.fixture
@@ -102,3 +105,76 @@ def test_an_altered_or_missing_weight_file_is_an_error(saved):
     file.unlink()
     with pytest.raises(BaseError, match=r"cannot read .*base.safetensors: No such file"):
         Base.load(saved)
+
+
+# ------------------------------------------------------------------------------------------------------ with a predictor, in fp16
+
+
+def test_a_base_with_a_predictor_comes_back_as_it_was(predictive, tmp_path):
+    predictive.save(tmp_path / "base")
+    again = Base.load(tmp_path / "base")
+    assert again.predicts
+    assert (again.sha256, again.record) == (predictive.sha256, predictive.record)
+    assert again.net().predictor.out.weight.shape == (388, 64)
+    code = torch.linspace(-1, 1, len(again.weights["predictor.centre"]))
+    assert params.fingerprint(again.transform(code)) == params.fingerprint(predictive.transform(code))
+    assert params.fingerprint(again.transform()) == params.fingerprint({k: v for k, v in again.weights.items() if "predictor" not in k})
+
+
+def test_a_predictor_that_does_not_fit_is_an_error(predictive):
+    with pytest.raises(ParamsError, match=r"1 tensors are missing, 'predictor.out.bias' first"):
+        build("cnnLite", "reflect", {name: value for name, value in predictive.weights.items() if name != "predictor.out.bias"})
+    with pytest.raises(ParamsError, match=r"'predictor.out.bias' has shape \(3,\), expected \(388,\)"):
+        build("cnnLite", "reflect", {**predictive.weights, "predictor.out.bias": torch.zeros(3)})
+    with pytest.raises(ParamsError, match=r"tensors are missing, 'predictor.hidden.bias' first"):
+        build("cnnLite", "reflect", {**Base.new(width=4).weights, "predictor.centre": torch.zeros(416)})
+
+
+def test_a_base_may_lie_in_fp16_and_is_the_same_base(predictive, tmp_path):
+    predictive.save(tmp_path / "half", half=True)
+    predictive.save(tmp_path / "whole")
+    stored = params.load(tmp_path / "half" / "base.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    sizes = [(tmp_path / kind / "base.safetensors").stat().st_size for kind in ("half", "whole")]
+    assert sizes[0] < 0.6 * sizes[1]
+    half, whole = (Base.load(tmp_path / kind) for kind in ("half", "whole"))
+    assert {value.dtype for value in half.weights.values()} == {torch.float32}
+    # The identity is that of the widened weights, whatever the type on disk.
+    assert half.sha256 == whole.sha256 == json.loads((tmp_path / "half" / "base.json").read_text())["base_sha256"]
+
+
+def test_fp16_never_changes_a_weight_unasked(base, tmp_path):
+    with pytest.raises(BaseError, match=r"the weights are not all fp16 numbers: save base.halved\(\)"):
+        base.save(tmp_path / "base", half=True)
+    assert not (tmp_path / "base").exists()
+    base.halved().save(tmp_path / "base", half=True)
+    again = Base.load(tmp_path / "base")
+    assert again.sha256 == base.halved().sha256 != base.sha256
+    assert again.record == base.record
+    # 1/3 has eleven bits in fp16: 1365/4096.
+    third = Base(base.arch, base.padding, {**base.weights, "out.conv.bias": torch.full((3,), 1 / 3)})
+    assert third.halved().weights["out.conv.bias"].tolist() == [1365 / 4096] * 3
+
+
+# ----------------------------------------------------------------------------------------------------------- what fedstyle carries
+
+
+def test_the_base_that_fedstyle_carries_is_found_by_its_architecture(shipped):
+    found = Base.shipped("cnnLite")
+    assert (found.sha256, found.record) == (shipped.sha256, shipped.record)
+    assert Base.shipped().sha256 == shipped.sha256
+    with pytest.raises(BaseError, match=r"fedstyle carries no base for 'cnn': give the folder of another base, or start from nothing"):
+        Base.shipped("cnn")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_carried_base_is_whole(arch):
+    if not (SHIPPED / arch).is_dir():
+        pytest.skip(f"no base for {arch} is there yet")
+    base = Base.shipped(arch)
+    assert (base.arch, base.net().width) == (arch, WIDTH[arch])
+    assert base.predicts
+    assert {value.dtype for value in params.load(SHIPPED / arch / "base.safetensors").values()} == {torch.float16}
+    assert {"strategy", "seed", "round", "method", "personal"} <= set(base.record)
+    Training.for_base(base.record)
+    assert "/" not in json.dumps(base.record)  # no path

@@ -20,6 +20,7 @@ from PIL import Image
 
 from fedstyle.base import Base
 from fedstyle.cli import cli, terminal
+from fedstyle.cli.personal import MODES
 from fedstyle.filter import Filter
 from fedstyle.net import ARCHITECTURES
 from fedstyle.perceptual import FEATURES
@@ -144,10 +145,46 @@ def test_personalize_prints_json_alone_and_repeats_itself(at):
     assert Path("one/filter.json").read_text() == Path("two/filter.json").read_text()
 
 
+def test_personalize_starts_from_the_base_that_fedstyle_carries(at, shipped):
+    from fedstyle import Client, Style, Training
+
+    line = PERSONALIZE.replace("--base base ", "")
+    done = call(f"{line} --out mine")
+    assert done.exit_code == 0, done.stderr
+    assert "trained the private norms for 1 iterations on 3 photos" in done.stdout
+    assert "s, from the base that fedstyle carries" in done.stdout
+    report = json.loads(call(f"{line} --out same --net cnnLite --json").stdout)
+    assert (report["base"], report["trained"], report["architecture"]) == ("shipped", "private", "cnnLite")
+    made = Filter.load("mine")
+    assert report["filter_sha256"] == made.sha256
+    assert made.facts["base_sha256"] == shipped.sha256
+    # Its norms begin as predicted for the style, and move at the rates that the base advises.
+    client = Client(None, "photos", Style("style.png", density=64), training=Training(rate=5e-3, norm_rate=4e-2, warmup=0))
+    assert made.sha256 == client.personalize(shipped, iterations=1).result().sha256
+    assert fails(call(f"{line} --out new --net cnn"), 2, "fedstyle carries no base for 'cnn'", "train from nothing with --base none")
+    assert at() == ["mine", "same", "weights inside"]
+
+
+def test_a_report_names_the_base(at, base):
+    assert json.loads(call(f"{PERSONALIZE} --out mine --json").stdout)["base"] == base.sha256
+    assert "s, from the base base\n" in call(f"{PERSONALIZE} --out other").stdout
+
+
+def test_advice_of_a_base_that_cannot_be_used_is_a_mistake(at, base):
+    Base(base.arch, base.padding, base.weights, {"personal": {"rate": 3}}).save(Path("odd"))
+    assert fails(call(f"{PERSONALIZE.replace('--base base', '--base odd')} --out new"), 2, "training.rate = 3.0: a learning rate")
+    assert at() == ["odd"]
+
+
+def test_the_modes_are_those_of_the_design():
+    assert MODES == {"quick": 25, "standard": 100, "best": 500}
+
+
 def test_personalize_from_nothing_trains_everything(at):
     done = call(f"{PERSONALIZE.replace('--base base', '--base none')} --out mine --json")
     assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout)["trained"] == "all"
+    report = json.loads(done.stdout)
+    assert (report["trained"], report["base"]) == ("all", "none")
     made, start = Filter.load("mine"), Base.new("cnnLite")
     assert made.facts["base_sha256"] == start.sha256
     assert not made.weights["down1.conv.weight"].equal(start.weights["down1.conv.weight"])
@@ -261,7 +298,7 @@ def test_evaluate_judges_as_the_filter_was_trained(at):
 def test_export_is_verified_before_it_stands(at, small, monkeypatch):
     done = call("export filter --out models/Mine.mlmodel --size 64x48 --author Ada --license MIT --version 2 --description hello")
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.startswith("wrote models/Mine.mlmodel, verified: fp32, 62 arrays equal")
+    assert done.stdout.startswith("wrote models/Mine.mlmodel, verified: fp32, 58 arrays equal")
     assert names("models") == ["Mine.mlmodel"]
     facts = json.loads(call("inspect models/Mine.mlmodel --json").stdout)
     assert facts["kind"] == "exported model"
@@ -272,7 +309,7 @@ def test_export_is_verified_before_it_stands(at, small, monkeypatch):
         "description": "hello",
     }
     assert (facts["inputs"][0]["width"], facts["inputs"][0]["height"]) == (64, 48)
-    assert "62 arrays equal" in call("verify models/Mine.mlmodel --against filter").stdout
+    assert "58 arrays equal" in call("verify models/Mine.mlmodel --against filter").stdout
     assert json.loads(call("verify models/Mine.mlmodel --against filter --json").stdout)["faithful"] is True
     weights = {name: value * 1.05 if name == "down2.norm.weight" else value for name, value in small.weights.items()}
     Filter(small.arch, small.padding, weights, small.facts).save("strong")

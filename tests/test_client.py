@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import random
 
@@ -7,12 +8,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fedstyle import Base, Client, Filter, Style, params
-from fedstyle.config import Loss, Privacy
-from fedstyle.errors import ConfigError, ParamsError, PhotoError, SessionError, StyleError
+from fedstyle.config import Loss, Privacy, Training
+from fedstyle.errors import Cancelled, ConfigError, ParamsError, PhotoError, SessionError, StyleError
 from fedstyle.methods import make_method
 from fedstyle.net import is_norm
 from fedstyle.perceptual import load_features
 from fedstyle.photos import Photos
+from fedstyle.prediction import is_predictor, look_at
 from fedstyle.training import derive
 
 METHOD = make_method({"name": "fedbn", "steps": 2})
@@ -278,3 +280,81 @@ def test_a_validation_photo_is_shown_under_every_checkpoint(client, base, tmp_pa
 def test_an_unknown_feature_network_is_an_error(client, base):
     with pytest.raises(ConfigError, match="unknown feature network 'resnet'"):
         client(loss=Loss(features="resnet")).fit(base)
+
+
+# --------------------------------------------------------------------------------------------- from a base that predicts norms
+
+
+def predicted_norms(device, predictive):
+    """By hand: the norms that the predictor gives for what tiny sees in the style image."""
+    code = look_at(load_features("tiny"), device.look.pixels).code
+    return {name: value for name, value in predictive.transform(code).items() if is_norm(name)}
+
+
+def test_the_base_is_a_filter_at_once(client, predictive, base):
+    device = client()
+    norms = predicted_norms(device, predictive)
+    filter = device.predict(predictive)
+    assert isinstance(filter, Filter)
+    assert set(filter.weights) == set(base.weights)
+    for name, value in filter.weights.items():
+        assert torch.equal(value, norms.get(name, predictive.weights[name])), name
+    assert any(not torch.equal(value, predictive.weights[name]) for name, value in norms.items())
+    assert device.predict(base).sha256 == base.sha256  # a base that predicts nothing is shown as it is
+    assert device.evaluate(predictive, device.library) == device.evaluate(filter, device.library)
+    assert not device.folder.exists()
+
+
+def test_a_personalisation_starts_from_the_predicted_norms(client, predictive):
+    device = client()
+    assert device.personalize(predictive, iterations=0).result().sha256 == device.predict(predictive).sha256
+    filter = device.personalize(predictive, iterations=2).result()
+    assert all(torch.equal(value, predictive.weights[name]) for name, value in filter.weights.items() if not is_norm(name))
+    assert not [name for name in filter.weights if is_predictor(name)]
+    assert filter.facts["base_sha256"] == predictive.sha256
+    full = device.personalize(predictive, iterations=1, full=True).result()
+    assert not torch.equal(full.weights["down1.conv.weight"], predictive.weights["down1.conv.weight"])
+
+
+def test_the_first_round_starts_from_the_predicted_norms_and_sends_neither_them_nor_the_predictor(client, predictive):
+    device = client()
+    start = Base(predictive.arch, predictive.padding, {**predictive.transform(), **predicted_norms(device, predictive)})
+    first = next(iter(METHOD.fit(start.net(), _task(device, 4), {})))
+    update = device.fit(predictive)  # the record says round 3, so this is the fourth
+    assert json.loads((device.folder / "losses.jsonl").read_text().splitlines()[0])["total"] == first.total
+    assert set(update.delta) == {name for name in predictive.weights if not is_norm(name) and not is_predictor(name)}
+    kept = state(device)
+    assert {name.removeprefix("net/") for name in kept if name.startswith("net/")} == {name for name in start.weights if is_norm(name)}
+    assert not [name for name in kept if "predictor" in name]
+    # From then on its own norms count, and no longer the predicted ones.
+    own = {name.removeprefix("net/"): value for name, value in kept.items() if name.startswith("net/")}
+    at_once = device.personalize(predictive, iterations=0).result()
+    assert at_once.sha256 == params.fingerprint({**predictive.transform(), **own}) != device.predict(predictive).sha256
+
+
+def test_a_session_does_not_depend_on_the_last_bits_of_predicted_norms(client, predictive, tmp_path, monkeypatch):
+    session = tmp_path / "session"
+    device = client(None)
+    whole = device.personalize(predictive, iterations=3).result()
+    job = device.personalize(predictive, iterations=3, session=session)
+    next(iter(job))
+    job.cancel()
+    with pytest.raises(Cancelled):
+        job.result()
+    job.close()
+    # Another number of threads may give other bits; the checkpoint has those that it began with.
+    monkeypatch.setattr("fedstyle.client.look_at", lambda *read: dataclasses.replace(look := look_at(*read), code=look.code + 1e-6))
+    other = client(None)
+    assert other.predict(predictive).sha256 != device.predict(predictive).sha256
+    assert other.personalize(predictive, iterations=3, session=session).result().sha256 == whole.sha256
+
+
+def test_the_rates_that_a_base_advises_are_taken_by_who_asks_for_them(client, predictive, quick):
+    record = {"personal": {"rate": 5e-3, "norm_rate": 4e-2, "warmup": 0}}
+    asked = Training.for_base(record, size=32, crops=4, batch=2, device="cpu")
+    assert asked == dataclasses.replace(quick, rate=5e-3, norm_rate=4e-2, warmup=0)
+    filters = [client(None, training=training).personalize(predictive, iterations=1).result() for training in (quick, asked)]
+    start = client(None).predict(predictive).weights["up1.norm.bias"]
+    # Adam's first step is as long as its rate: 0.01 over a warm-up of 2, that is 0.005, and 0.04 at once.
+    steps = [float((filter.weights["up1.norm.bias"] - start).abs().median()) for filter in filters]
+    assert steps == pytest.approx([0.005, 0.04], rel=1e-2)

@@ -14,7 +14,7 @@ import pytest
 from test_walls import imports, top
 
 import fedstyle
-from fedstyle import Base, Client, Filter, Style
+from fedstyle import Base, Client, Filter, Style, Training
 from fedstyle.export import inspect
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +76,14 @@ def test_a_killed_client_goes_on_and_ends_with_a_proved_export(wishes, tmp_path,
     shutil.rmtree(home / "filter.mlpackage" / "Data")
     assert main(wishes) == 1
     assert "filter.mlpackage is not the filter: " in capsys.readouterr().err
+
+
+def test_without_a_base_it_starts_from_the_one_that_fedstyle_carries(wishes, shipped, tmp_path, photo_folder):
+    place = wishes.index("--base")
+    assert main([*wishes[:place], *wishes[place + 2 :]]) == 0
+    training = Training(rate=5e-3, norm_rate=4e-2, warmup=0)  # what that base advises
+    client = Client(None, photo_folder, Style(tmp_path / "style.png"), training=training)
+    assert Filter.load(tmp_path / "home" / "filter").sha256 == client.personalize(shipped, iterations=ITERATIONS).result().sha256
 
 
 def test_sigterm_keeps_the_iteration_at_hand(wishes, tmp_path, monkeypatch, capsys):

@@ -79,6 +79,37 @@ def test_what_a_run_writes_reads_back_equal_in_any_folder(write, tmp_path):
     assert list(config.tables()) == ["data", "net", "loss", "training", "method", "privacy", "server", "export"]
 
 
+def test_a_base_to_start_from_is_a_folder_or_a_word(write, tmp_path):
+    assert Config().net.base == ""
+    assert Config.load(write('[net]\nbase = "bases/mine"')).net.base == str(tmp_path / "bases" / "mine")
+    config = Config.load(write('[net]\nbase = "shipped"'))
+    assert config.net.base == "shipped"
+    assert Config.load(write(config.toml())) == config
+
+
+def test_training_takes_the_rates_that_a_base_advises():
+    advice = {"rate": 5e-4, "norm_rate": 3e-2, "warmup": 0}
+    assert Training.for_base({"round": 3}) == Training()
+    assert Training.for_base({"personal": advice}) == Training(rate=5e-4, norm_rate=3e-2, warmup=0)
+    assert Training.for_base({"personal": {"norm_rate": 1}}, seed=2, iterations=7) == Training(norm_rate=1.0, seed=2, iterations=7)
+    assert Training.for_base({"personal": advice}, warmup=4).warmup == 4  # who asks for another value gets it
+
+
+@pytest.mark.parametrize(
+    ("personal", "says"),
+    [
+        ([], r"the base's record.personal = \[\]: it is a table of rates"),
+        ({"size": 64}, "the base's record.personal has an entry 'size' that is no rate: a newer fedstyle may have written it"),
+        ({"rate": "1"}, "the base's record.personal.rate = '1': give a number"),
+        ({"rate": 0.0}, "training.rate = 0.0: a learning rate"),
+        ({"warmup": -1}, "training.warmup = -1: give 0 or more"),
+    ],
+)
+def test_advice_that_cannot_be_used_is_an_error(personal, says):
+    with pytest.raises(ConfigError, match=f"^{says}"):
+        Training.for_base({"personal": personal})
+
+
 def test_overrides_win_and_are_checked_alike(write):
     path = write(WHOLE)
     config = Config.load(path, ["server.rounds=3", "method.mu=1", "loss.style=2", "net.arch=cnnLite", "server.options.beta=0.5"])
@@ -103,6 +134,7 @@ def test_overrides_win_and_are_checked_alike(write):
         ('[net]\narch = "resnet"', "net.arch = 'resnet': choose one of cnn, cnnLite"),
         ('[net]\npadding = "none"', "net.padding = 'none': choose one of reflect, zeros, replicate"),
         ("[net]\nwidth = 200", "net.width = 200"),
+        ('[net]\nwidth = 8\nbase = "shipped"', "net.width = 8: the base that net.base names has a width of its own; leave one out"),
         ("[loss]\nstyle = -1", "loss.style = -1.0: a weight is 0 or more"),
         ("[loss]\nstyle = inf", "loss.style = inf: give a finite number"),
         ("[loss]\nlayers = [1, 1]", "loss.layers = .*: give three weights, not all 0"),

@@ -41,7 +41,7 @@ def test_fedavg_is_the_mean_of_base_plus_what_crossed(tmp_path):
 
 def test_private_parameters_of_the_base_stay_as_they_were(tmp_path):
     base = fakes.small_base()
-    base = dataclasses.replace(base, weights=base.weights | {"down1.norm.weight": torch.tensor([1.0, 1.1, 1 / 3, 7.0])})
+    base = dataclasses.replace(base, weights=base.weights | {"down1.norm.weight": torch.tensor([1.0, 1.1, 1 / 3, 7.0, 0.0, 2.0, 3.0, 4.0])})
     result, rounds = run(tmp_path, base=base, rounds=3)
     for name in filter(is_norm, base.weights):
         assert torch.equal(result.weights[name], base.weights[name])
@@ -173,7 +173,7 @@ def explode(_):
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        (lambda delta: delta | {"down1.norm.weight": torch.ones(4)}, "update"),
+        (lambda delta: delta | {"down1.norm.weight": torch.ones(8)}, "update"),
         (lambda delta: {name: value * torch.nan for name, value in delta.items()}, "update"),
         (lambda delta: {name: value * 1e9 for name, value in delta.items()}, "update"),
         (explode, "unknown"),

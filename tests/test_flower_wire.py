@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fedstyle.base import Base
 from fedstyle.errors import WireError
 from fedstyle.flower.wire import BASE, DELTA, ROUND, TYPES, Contract, Failure, Order, pack, read_failure, sizes, unpack, write_failure
+from fedstyle.methods import make_method
 from fedstyle.net import is_norm
 
 CONTRACT = Contract("cnn", "reflect", {"a": (2, 3), "b.norm": (2,)}, frozenset({"a"}), "fp16")
@@ -97,6 +98,19 @@ def test_the_base_goes_down_whole_and_exact():
     order = contract.read_order(contract.write_order(Order(base, 4, 0.5)))
     assert (order.round, order.proximal, order.base.record) == (4, 0.5, {"round": 3})
     assert order.base.sha256 == base.sha256
+
+
+def test_a_predictor_goes_down_with_the_base_and_never_up_with_private_norms(predictive):
+    contract = Contract.of(predictive, make_method({"name": "fedbn"}).shares)
+    order = contract.read_order(contract.write_order(Order(predictive, 1, 0.0)))
+    assert order.base.sha256 == predictive.sha256
+    assert contract.shared == {name for name in predictive.weights if not is_norm(name) and not name.startswith("predictor.")}
+    zeros = {name: torch.zeros_like(predictive.weights[name]) for name in contract.shared}
+    assert set(contract.read_delta(contract.write_delta(zeros))) == contract.shared
+    with pytest.raises(WireError, match=r"1 tensors are not expected, 'predictor.out.bias' first"):
+        contract.write_delta({**zeros, "predictor.out.bias": torch.zeros(388)})
+    whole = Contract.of(predictive, make_method({"name": "predicted"}).shares)
+    assert whole.shared == set(predictive.weights)
 
 
 def order_with(weights, **facts):

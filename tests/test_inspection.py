@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from fedstyle import params
 from fedstyle.errors import FedstyleError, FilterError, ParamsError
@@ -21,13 +22,27 @@ def test_a_base(base, tmp_path):
     base.save(tmp_path / "base")
     found = inspect(tmp_path / "base")
     assert (found["kind"], found["architecture"], found["sha256"]) == ("base", "cnnLite", base.sha256)
-    # 4 channels wide: norms of 4+8+16 channels down, 10x16 in the blocks, 8+4 up, each with scale and shift: 2 * 200 = 400
-    assert found["stays"] == {"arrays": 30, "parameters": 400, "bytes": 1600, "what": "instance-norm scale and shift"}
-    assert found["would_leave"]["parameters"] == found["parameters"] - 400
-    assert (found["would_leave"]["type"], found["would_leave"]["bytes"]) == ("fp16", 2 * (found["parameters"] - 400))
+    # Width 4: norms of 8+16 channels down, 10x16 in the blocks, 8+2 up, each with scale and shift: 2 * 194 = 388
+    assert found["stays"] == {"arrays": 28, "parameters": 388, "bytes": 1552, "what": "instance-norm scale and shift"}
+    assert found["would_leave"]["parameters"] == found["parameters"] - 388
+    assert (found["would_leave"]["type"], found["would_leave"]["bytes"]) == ("fp16", 2 * (found["parameters"] - 388))
     assert found["bytes"] == 4 * found["parameters"]
-    assert found["operations"] == {"conv": 16, "instance_norm": 15}
+    assert found["operations"] == {"conv": 15, "instance_norm": 14}
+    assert "predictor" not in found
     assert inspect(tmp_path / "base" / "base.safetensors") == found
+
+
+def test_a_base_with_a_predictor(predictive, tmp_path):
+    predictive.save(tmp_path / "base", half=True)
+    found = inspect(tmp_path / "base")
+    # 416 numbers of a code in, 64 hidden units, 388 norms out: 2 * 416 + 416*64 + 64 + 64*388 + 388 = 52,740
+    head = {"arrays": 6, "parameters": 52_740, "bytes": 4 * 52_740}
+    assert found["predictor"] == {**head, "what": "reads norms off a style image; the default method sends no change of it"}
+    assert found["stays"] == {"arrays": 28, "parameters": 388, "bytes": 1552, "what": "instance-norm scale and shift"}
+    assert found["would_leave"]["arrays"] == 30
+    assert found["would_leave"]["parameters"] + 388 + 52_740 == found["parameters"]
+    assert found["record"] == predictive.record
+    json.dumps(found)
 
 
 def test_a_filter_by_its_folder_or_its_file(filter_folder, small):
@@ -43,10 +58,14 @@ def test_an_update_and_the_private_arrays_in_it(base, tmp_path):
     params.save(delta, tmp_path / "up.safetensors")
     found = inspect(tmp_path / "up.safetensors")
     assert found["kind"] == "update"
-    assert found["norm"] == pytest.approx((8 * 4 * 9 + 8 + 8 + 8) ** 0.5)  # every number is 1
-    assert found["would_leave"] == {"arrays": 4, "parameters": 312, "bytes": 624, "type": "fp16"}  # fp32 on disk
+    assert found["norm"] == pytest.approx((16 * 8 * 9 + 16 + 16 + 16) ** 0.5)  # every number is 1
+    assert found["would_leave"] == {"arrays": 4, "parameters": 1200, "bytes": 2400, "type": "fp16"}  # fp32 on disk
     assert found["private_arrays"] == ["down2.norm.bias", "down2.norm.weight"]
-    assert found["arrays"][0] == {"name": "down2.conv.bias", "type": "float32", "shape": [8], "bytes": 32}
+    delta = {name: torch.zeros(1) for name in ("down3.norm.bias", "down3.conv.bias", "predictor.out.bias")}
+    params.save(delta, tmp_path / "classic.safetensors")
+    classic = inspect(tmp_path / "classic.safetensors")  # the classic network's names are known too, and a predictor's
+    assert classic["private_arrays"] == ["down3.norm.bias", "predictor.out.bias"]
+    assert found["arrays"][0] == {"name": "down2.conv.bias", "type": "float32", "shape": [16], "bytes": 64}
 
 
 def test_a_client_shows_what_left_and_what_stays(base, tmp_path):
@@ -64,7 +83,7 @@ def test_a_client_shows_what_left_and_what_stays(base, tmp_path):
     assert found["rounds"] == 2
     assert found["left"] == {"messages": 3, "bytes": 30, "arrays": 2}
     assert found["arrays_that_left"] == sorted(sent)
-    assert found["stays"] == {"arrays": 30, "parameters": 400, "bytes": 1600}
+    assert found["stays"] == {"arrays": 28, "parameters": 388, "bytes": 1552}
     assert (found["filter"], found["models"]) == (False, [])
 
 
@@ -134,8 +153,10 @@ def test_what_is_unknown_or_damaged_is_an_error(filter_folder, tmp_path):
 def test_methods_are_described_by_their_own_code():
     rows = {row["name"]: row for row in describe_methods()}
     assert rows["fedbn"]["paper"] == "Li et al. 2021, arXiv:2102.07623"
-    assert rows["fedbn"]["shares"] == "Every parameter but the norms."
-    assert rows["fedbn"]["private_parameters"] == 1600  # half the width: 2 * (16 + 32 + 64 + 10 * 64 + 32 + 16)
+    assert rows["fedbn"]["shares"].startswith("Every parameter but the norms, ")
+    assert rows["fedbn"]["private_parameters"] == 1552  # of cnnLite: 2 * (32 + 64 + 10 * 64 + 32 + 8)
+    assert rows["predicted"]["paper"] == "Ghiasi et al. 2017, arXiv:1705.06830"
+    assert rows["predicted"]["shared_parameters"] == 415_443
     assert rows["fedavg"]["private_parameters"] == rows["local"]["shared_parameters"] == 0
     assert rows["fedprox"]["fields"]["mu"] == 0.1
     json.dumps(list(rows.values()))

@@ -5,10 +5,12 @@ import torch
 from toys import CONV, NORM, Two, toy_task
 
 from fedstyle import params
+from fedstyle.base import build
 from fedstyle.client import Client
 from fedstyle.errors import ConfigError
 from fedstyle.methods import METHODS, make_method
 from fedstyle.net import is_norm
+from fedstyle.training import derive
 
 QUICK = {"steps": 2, "lr": 1e-3, "norm_lr": 1e-2}
 HAND = {"steps": 2, "lr": 0.1, "norm_lr": 0.2}
@@ -83,6 +85,63 @@ def here_state(client):
     return params.unseal(params.load(path), path)
 
 
+# --------------------------------------------------------------------------------------------- from a base that predicts norms
+
+
+def test_predicted_teaches_the_predictor_and_shares_it(client, predictive):
+    method = make_method({"name": "predicted", "steps": 3, "variants": 2})
+    here, there = client(method), client(method, "other home")
+    deltas = [here.fit(predictive, round=number).delta for number in (1, 2)]
+    assert set(deltas[0]) == set(predictive.weights)
+    for name in ("predictor.hidden.weight", "predictor.out.weight", "predictor.out.bias", "down1.norm.weight", "down1.conv.weight"):
+        assert bool(deltas[0][name].any()), name
+    for name in ("predictor.centre", "predictor.spread"):
+        assert not deltas[0][name].any()
+        assert f"memory/adam/exp_avg/{name}" not in here_state(here)
+    assert not [key for key in here_state(here) if key.startswith("net/")]  # nothing but the moments stays
+    again = [there.fit(predictive, round=number).delta for number in (1, 2)]
+    assert [params.fingerprint(delta) for delta in again] == [params.fingerprint(delta) for delta in deltas]
+
+
+def test_each_iteration_of_predicted_is_in_one_style_and_shows_its_norms(client, predictive):
+    # Three iterations from the same weights (rates of 1e-30 move nothing): each one's loss is that of a plain network with the norms
+    # predicted for the look that the iteration's number draws, against that look's Gram matrices.
+    method = make_method({"name": "predicted", "steps": 3, "variants": 2, "lr": 1e-30, "norm_lr": 1e-30})
+    device = client(method)
+    task = device.task(5, round=1, teaches=True)
+    assert len(task.looks) == 3
+    totals = [progress.total for progress in method.fit(predictive.net(), task, {})]
+    chosen = []
+    for iteration, total in enumerate(totals):
+        pixels, content = task.content.batch(task.training.batch, derive(5, iteration))
+        losses = []
+        for look in task.looks:
+            net = build(predictive.arch, predictive.padding, predictive.transform(look.code))
+            losses.append(dataclasses.replace(task.objective, targets=look.targets)(net(pixels), content).numbers()["total"])
+        chosen += [index for index, loss in enumerate(losses) if loss == pytest.approx(total, rel=1e-5)]
+    assert len(chosen) == 3
+    draws = [derive(5, iteration, "look") for iteration in range(3)]
+    assert chosen == [0 if draw % 3 == 0 else draw // 3 % 3 for draw in draws]
+    assert device.task(5, round=1).looks == ()
+    assert client(make_method({"name": "fedbn"})).task(5, teaches=True).looks == ()
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "predicted"])
+def test_a_filter_starts_with_predicted_norms_also_after_rounds_that_share_all(name, client, predictive):
+    device = client(make_method({"name": name, "steps": 1}))
+    device.fit(predictive)
+    assert device.personalize(predictive, iterations=0).result().sha256 == device.predict(predictive).sha256
+
+
+def test_local_keeps_its_own_network_and_no_predictor(client, predictive):
+    device = client(make_method({"name": "local", "steps": 1}))
+    start = device.predict(predictive).weights
+    assert device.fit(predictive).delta == {}
+    kept = {key.removeprefix("net/"): value for key, value in here_state(device).items() if key.startswith("net/")}
+    assert set(kept) == set(start)
+    assert device.personalize(predictive, iterations=0).result().sha256 == params.fingerprint(kept)
+
+
 # --------------------------------------------------------------------------------------------------------------- by hand
 
 # Two steps from w = 1, b = 0.5 with loss (w + b)²: the derivation stands in test_training.py.
@@ -90,14 +149,21 @@ PLAIN = [0.8504122, 0.2008244]
 
 
 @pytest.mark.parametrize(
-    ("name", "shares"), [("fedavg", (True, True)), ("fedbn", (True, False)), ("fedprox", (True, True)), ("local", (False, False))]
+    ("name", "shares"),
+    [
+        ("fedavg", (True, True, True)),
+        ("fedbn", (True, False, False)),
+        ("fedprox", (True, True, True)),
+        ("local", (False, False, False)),
+        ("predicted", (True, True, True)),
+    ],
 )
 def test_what_is_shared(name, shares):
     method = make_method({"name": name})
-    assert (method.shares(CONV), method.shares(NORM)) == shares
+    assert (method.shares(CONV), method.shares(NORM), method.shares("predictor.out.weight")) == shares
 
 
-@pytest.mark.parametrize("name", ["fedavg", "fedbn", "local"])
+@pytest.mark.parametrize("name", ["fedavg", "fedbn", "local", "predicted"])
 def test_a_round_of_plain_descent_by_hand(name):
     net = Two()
     assert len(list(make_method({"name": name, **HAND}).fit(net, toy_task(), {}))) == 2
@@ -132,6 +198,19 @@ def test_a_server_that_asks_for_a_proximal_term_pulls_what_is_shared(name, expec
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("round", "scale"), [(0, 1.0), (1, 0.75), (3, 0.25), (4, 0.05), (40, 0.05)])
+def test_rates_fall_over_the_rounds_by_hand(name, round, scale):
+    # With decay_rounds = 4 the rates of round r are lr * max(0.05, 1 - r / 4). Adam's first step is as long as its rate, whatever the
+    # slope (here 3, to both): w = 1 - scale * 0.1, b = 0.5 - scale * 0.2.
+    net, task = Two(), dataclasses.replace(toy_task(warmup=1), round=round)
+    list(make_method({"name": name, **HAND, "steps": 1, "decay_rounds": 4}).fit(net, task, {}))
+    assert net.values == pytest.approx([1 - 0.1 * scale, 0.5 - 0.2 * scale], rel=1e-5)
+    steady = Two()
+    list(make_method({"name": name, **HAND, "steps": 1}).fit(steady, task, {}))
+    assert steady.values == pytest.approx([0.9, 0.3], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_moments_are_kept_between_rounds_or_not(name):
     for keep in (True, False):
         method = make_method({"name": name, **HAND, "keep_moments": keep})
@@ -149,10 +228,12 @@ def test_moments_are_kept_between_rounds_or_not(name):
         ("fedavg", False, [1.0, 0.4]),
         ("fedbn", False, [1.0, 0.4]),
         ("fedprox", False, [1.0, 0.4]),
+        ("predicted", False, [1.0, 0.4]),
         ("local", False, [0.95, 0.4]),
         ("fedavg", True, [0.95, 0.4]),
         ("fedbn", True, [0.95, 0.4]),
         ("fedprox", True, [0.95, 0.4]),
+        ("predicted", True, [0.95, 0.4]),
         ("local", True, [0.95, 0.4]),
     ],
 )
@@ -181,10 +262,12 @@ def test_the_limits_of_the_ranges_are_within(name):
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"name": "fedbm"}, r"unknown method.name = 'fedbm': did you mean 'fedbn'\? Known are fedavg, fedbn, fedprox, local"),
+        ({"name": "fedbm"}, r"unknown method.name = 'fedbm': did you mean 'fedbn'\? Known are fedavg, fedbn, fedprox, local, predicted"),
         ({"name": 3}, "unknown method.name = 3"),
         ({"name": ["fedbn"]}, r"unknown method.name = \['fedbn'\]"),
-        ({"name": "fedbn", "mu": 1.0}, "unknown key method.mu: Known are keep_moments, lr, norm_lr, steps"),
+        ({"name": "fedbn", "mu": 1.0}, "unknown key method.mu: Known are decay_rounds, keep_moments, lr, norm_lr, steps"),
+        ({"name": "predicted", "variants": 0}, "method.variants = 0: give 1 or more"),
+        ({"name": "fedbn", "variants": 7}, "unknown key method.variants"),
         ({"name": "fedavg", "steps": "ten"}, "method.steps = 'ten': give a whole number"),
         ({"name": "fedprox", "mu": -0.1}, r"method.mu = -0\.1: give 0 or more"),
         *(
@@ -194,6 +277,7 @@ def test_the_limits_of_the_ranges_are_within(name):
                 ({"steps": 0}, "method.steps = 0: give 1 or more"),
                 ({"lr": 0.0}, r"method.lr = 0\.0: a learning rate lies over 0 and up to 1"),
                 ({"lr": 1.5}, r"method.lr = 1\.5"),
+                ({"decay_rounds": -1}, "method.decay_rounds = -1: give a number of rounds, or 0 for constant rates"),
                 ({"norm_lr": -1e-3}, r"method.norm_lr = -0\.001: a learning rate"),
                 ({"norm_lr": 2}, r"method.norm_lr = 2\.0"),
             )

@@ -17,7 +17,7 @@ def count(arch):
 
 
 def test_the_published_numbers_of_parameters():
-    # With w channels at full resolution, a convolution has in*out*k*k + out numbers, a norm 2 a channel:
+    # A convolution has in*out*k*k + out numbers, a norm 2 a channel. The classic network, w channels at full resolution:
     #   down  3*w*81 + w,  w*2w*9 + 2w,  2w*4w*9 + 4w     residual  10 * (4w*4w*9 + 4w)
     #   up    4w*2w*9 + 2w,  2w*w*9 + w                   out  w*3*81 + 3
     #   norms 2 * (w + 2w + 4w + 10*4w + 2w + w) = 100 w
@@ -25,13 +25,24 @@ def test_the_published_numbers_of_parameters():
         down, blocks = 3 * w * 81 + w + 18 * w * w + 2 * w + 72 * w * w + 4 * w, 10 * (144 * w * w + 4 * w)
         return down + blocks + 72 * w * w + 2 * w + 18 * w * w + w + w * 3 * 81 + 3 + 100 * w, 100 * w
 
+    # cnnLite halves the picture at once and has w/2 channels at full resolution:
+    #   down  3*2w*49 + 2w,  2w*4w*9 + 4w                 residual  as above
+    #   up    4w*2w*9 + 2w,  2w*w/2*9 + w/2               out  w/2*3*25 + 3
+    #   norms 2 * (2w + 4w + 10*4w + 2w + w/2) = 97 w
+    def lite_by_hand(w):
+        down, blocks = 3 * 2 * w * 49 + 2 * w + 72 * w * w + 4 * w, 10 * (144 * w * w + 4 * w)
+        return down + blocks + 72 * w * w + 2 * w + 9 * w * w + w // 2 + w // 2 * 75 + 3 + 97 * w, 97 * w
+
     assert count("cnn") == by_hand(32) == (1_679_235, 3_200)
-    assert count("cnnLite") == by_hand(16) == (424_899, 1_600)
+    assert count("cnnLite") == lite_by_hand(16) == (415_443, 1_552)
 
 
 def test_norms_are_known_by_their_names():
+    classic = [name for name, _ in TransformNet("cnn", width=4).named_parameters()]
+    assert len(classic) == 16 * 2 + 15 * 2  # 16 convolutions, all but the last with a norm
     names = [name for name, _ in TransformNet("cnnLite", width=4).named_parameters()]
-    assert len(names) == 16 * 2 + 15 * 2  # 16 convolutions, all but the last with a norm
+    assert len(names) == 15 * 2 + 14 * 2
+    assert set(classic) - set(names) == {f"down3.{part}" for part in ("conv.weight", "conv.bias", "norm.weight", "norm.bias")}
     assert {name for name in names if is_norm(name)} == {name for name in names if name.split(".")[-2] == "norm"}
     assert "down1.norm.weight" in names
     assert "blocks.4.second.norm.bias" in names
@@ -67,9 +78,10 @@ def test_double_is_nearest_upsampling_forward_and_backward(memory):
     assert double(torch.tensor([[[[1.0, 2.0]]]])).tolist() == [[[[1, 1, 2, 2], [1, 1, 2, 2]]]]
 
 
+@pytest.mark.parametrize("arch", ["cnn", "cnnLite"])
 @pytest.mark.parametrize("padding", ["reflect", "zeros", "replicate"])
-def test_every_padding_keeps_size_and_range(padding):
-    net = TransformNet("cnnLite", padding, width=4)
+def test_every_padding_keeps_size_and_range(arch, padding):
+    net = TransformNet(arch, padding, width=4)
     initialise(net, 0)
     y = net(torch.rand(2, 3, 12, 20)).detach()
     assert y.shape == (2, 3, 12, 20)
@@ -83,9 +95,12 @@ def test_the_paddings_differ_at_the_border_only():
         net = TransformNet("cnnLite", padding, width=4)
         initialise(net, 0)
         first[padding] = net.down1.conv(F.pad(x, net.down1.margin, mode=net.down1.mode))
+    # Output pixel i sees the photo's pixels 2i - 3 to 2i + 3 of 0 to 159: only 0, 1 and the last, 79, see beyond the border.
+    assert first["zeros"].shape[2:] == (80, 80)
     for other in ("zeros", "replicate"):
-        assert torch.equal(first["reflect"][..., 4:-4, 4:-4], first[other][..., 4:-4, 4:-4])
-        assert not torch.equal(first["reflect"][..., :4, :], first[other][..., :4, :])
+        assert torch.equal(first["reflect"][..., 2:-1, 2:-1], first[other][..., 2:-1, 2:-1])
+        for edge in (slice(0, 1), slice(1, 2), slice(79, 80)):
+            assert not torch.equal(first["reflect"][..., edge, :], first[other][..., edge, :])
 
 
 def test_initialisation_is_a_function_of_the_seed_alone():
@@ -99,18 +114,19 @@ def test_initialisation_is_a_function_of_the_seed_alone():
 
 def test_initial_values_lie_within_one_over_the_root_of_fan_in():
     weights = Base.new(width=4).weights
-    # down1: 3 channels * 9 * 9 = 243 inputs; blocks: 16 * 3 * 3 = 144, so 1/12.
-    for name, bound in (("down1.conv", 243**-0.5), ("blocks.0.first.conv", 1 / 12)):
+    # down1: 3 channels * 7 * 7 = 147 inputs; blocks: 16 * 3 * 3 = 144, so 1/12.
+    for name, bound in (("down1.conv", 147**-0.5), ("blocks.0.first.conv", 1 / 12)):
         for part in ("weight", "bias"):
             assert float(weights[f"{name}.{part}"].abs().max()) <= bound
         assert float(weights[f"{name}.weight"].abs().max()) > 0.99 * bound
     assert all(bool((value == (1.0 if name.endswith("weight") else 0.0)).all()) for name, value in weights.items() if is_norm(name))
 
 
-def test_the_networks_are_what_they_were():
+@pytest.mark.parametrize(("arch", "digest"), [("cnn", "1079aa911d85"), ("cnnLite", "fa8ffa3d8532")])
+def test_the_networks_are_what_they_were(arch, digest):
     """A change of names or shapes would shut out every stored base, filter and session."""
-    names = "\n".join(f"{name} {tuple(value.shape)}" for name, value in Base.new(width=4).weights.items())
-    assert hashlib.sha256(names.encode()).hexdigest()[:12] == "1079aa911d85"
+    names = "\n".join(f"{name} {tuple(value.shape)}" for name, value in Base.new(arch, width=4).weights.items())
+    assert hashlib.sha256(names.encode()).hexdigest()[:12] == digest
 
 
 def test_unknown_names_are_errors():

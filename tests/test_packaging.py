@@ -14,6 +14,7 @@ from packaging.version import Version
 from test_walls import loaded, top
 
 import fedstyle
+from fedstyle.net import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -44,14 +45,18 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
         path.relative_to(ROOT).as_posix() for path in (ROOT / "fedstyle").rglob("*") if path.is_file() and "__pycache__" not in path.parts
     }
     assert {name for name in names if name.startswith("fedstyle/")} == inside
-    assert {Path(name).suffix for name in inside} == {".css", ".js", ".py", ".safetensors", ".typed"}
+    assert {Path(name).suffix for name in inside} - {".json"} == {".css", ".js", ".py", ".safetensors", ".typed"}
+    assert {name.rpartition("/")[0].removeprefix("fedstyle/weights/") for name in inside if name.endswith(".json")} <= set(ARCHITECTURES)
     assert {"fedstyle/py.typed", "fedstyle/report/page.css", "fedstyle/report/page.js", "fedstyle/weights/tiny.safetensors"} <= names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
 def test_the_embedded_weights_are_small(wheel):
     assert wheel.getinfo("fedstyle/weights/tiny.safetensors").file_size <= 2_000_000
-    assert sum(info.compress_size for info in wheel.infolist()) <= 3_000_000
+    bases = [info for info in wheel.infolist() if info.filename.startswith(tuple(f"fedstyle/weights/{arch}/" for arch in ARCHITECTURES))]
+    assert {Path(info.filename).name for info in bases} <= {"base.json", "base.safetensors"}
+    assert sum(info.file_size for info in bases) <= 6_000_000
+    assert sum(info.compress_size for info in wheel.infolist() if info not in bases) <= 3_000_000
 
 
 def test_the_wheel_says_what_it_is(wheel):

@@ -150,6 +150,8 @@ def test_the_embedded_network():
     assert [tuple(tap.shape) for tap in tiny(torch.rand(2, 3, 32, 48))] == [(2, 48, 16, 24), (2, 64, 8, 12), (2, 96, 4, 6)]
     assert len(tiny(torch.rand(1, 3, 32, 32), 2)) == 2
     assert torch.equal(tiny(procedural_images(32), 2)[1], tiny(procedural_images(32))[1])
+    # Any even size, also one whose halves are odd: 76 / 2 = 38, 19 and 100 / 2 = 50, 25; the coarsest tap may round either way.
+    assert [tuple(tap.shape[2:]) for tap in tiny(torch.rand(1, 3, 76, 100))][:2] == [(38, 50), (19, 25)]
 
 
 def test_the_scales_do_not_depend_on_the_number_of_threads():

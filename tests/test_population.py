@@ -7,9 +7,10 @@ import torch
 from conftest import picture
 from PIL import Image
 
-from fedstyle.config import Config, Data, Loss, Training
-from fedstyle.errors import ConfigError, PhotoError, StyleError
-from fedstyle.population import Clients, plan
+from fedstyle.base import Base
+from fedstyle.config import Config, Data, Loss, Net, Training
+from fedstyle.errors import BaseError, ConfigError, PhotoError, StyleError
+from fedstyle.population import Clients, first_base, plan
 from fedstyle.style import Style
 from fedstyle.training import derive
 
@@ -167,3 +168,40 @@ def test_large_style_images_are_kept_smaller_and_look_the_same(folders, tmp_path
     whole = Style(image, density=density).pixels
     assert look.pixels.shape == whole.shape
     assert (look.pixels - whole).abs().max() < (2.5 / 255 if kept[1] > density else 1e-6)
+
+
+def start(base="", arch="cnnLite", method="fedbn", width=0, **more):
+    return first_base(Config(net=Net(arch, width=width, base=str(base)), method={"name": method}, training=Training(seed=5), **more))
+
+
+def test_the_first_base_is_drawn_from_the_seed(monkeypatch):
+    monkeypatch.setattr("fedstyle.prediction.FAMILIES", ("mosaic",))
+    assert start(width=4).sha256 == Base.new(width=4, seed=5).sha256
+    taught = start(width=4, method="predicted")
+    assert taught.predicts
+    assert taught.record == {"seed": 5, "round": 0}
+    assert all(torch.equal(value, taught.weights[name]) for name, value in Base.new(width=4, seed=5).weights.items())
+
+
+def test_the_first_base_may_be_a_folder_or_the_one_that_fedstyle_carries(tmp_path, base, shipped):
+    Base(base.arch, base.padding, base.weights, {"round": 7, "strategy": "FedAdam"}).save(tmp_path / "base")
+    found = start(tmp_path / "base")
+    assert (found.sha256, found.record) == (base.sha256, {"round": 0, "strategy": "FedAdam"})  # its rounds were another run's
+    for method in ("fedbn", "predicted"):
+        carried = start("shipped", method=method)
+        assert (carried.sha256, carried.record) == (shipped.sha256, {**shipped.record, "round": 0})
+
+
+def test_a_first_base_that_cannot_be_used_is_an_error(tmp_path, base, shipped):
+    base.save(tmp_path / "base")
+    with pytest.raises(ConfigError, match=r"net.base = '.*base' is a cnnLite with padding reflect: set net.arch and net.padding to these"):
+        start(tmp_path / "base", arch="cnn")
+    Base.new(padding="zeros", width=4).save(tmp_path / "zeros")
+    with pytest.raises(ConfigError, match=r"is a cnnLite with padding zeros"):
+        start(tmp_path / "zeros")
+    with pytest.raises(ConfigError, match=r"net.base = '.*base' has no predictor of norms, which predicted trains"):
+        start(tmp_path / "base", method="predicted")
+    with pytest.raises(BaseError, match=r"nowhere is no base: it has no readable base.json"):
+        start(tmp_path / "nowhere")
+    with pytest.raises(BaseError, match=r"fedstyle carries no base for 'cnn'"):
+        start("shipped", arch="cnn")

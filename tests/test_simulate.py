@@ -7,12 +7,13 @@ import sys
 import time
 
 import pytest
+import torch
 from conftest import picture
 
 from fedstyle.base import Base
 from fedstyle.client import Client
 from fedstyle.config import Config, Data, Export, Loss, Net, Server, Training
-from fedstyle.errors import ConfigError, FederationError, OutputError
+from fedstyle.errors import BaseError, ConfigError, FederationError, OutputError
 from fedstyle.filter import Filter
 from fedstyle.params import load
 from fedstyle.simulate import check, simulate
@@ -101,6 +102,49 @@ def test_another_seed_gives_another_base(finished, small_run, tmp_path):
 def test_a_run_is_never_overwritten(finished, small_run):
     with pytest.raises(OutputError, match="never overwritten"):
         simulate(small_run, finished.folder)
+
+
+def test_a_run_may_start_from_a_base_whose_predictor_stays_as_it_was(small_run, tmp_path, predictive):
+    predictive.save(tmp_path / "start")
+    net = Net(base=str(tmp_path / "start"))
+    run = dataclasses.replace(small_run, net=net, server=Server(rounds=1), training=dataclasses.replace(small_run.training, iterations=1))
+    finished = simulate(run, tmp_path / "run")
+    assert Config.load(tmp_path / "run" / "config.toml").net == net
+    assert finished.base.record == {"seed": 0, "round": 1, "strategy": "FedAvg"}
+    (line,) = finished.rounds
+    assert line["round"] == 1
+    shared = {name for name in predictive.weights if ".norm" not in name and not name.startswith("predictor.")}
+    changed = {name for name, value in finished.base.weights.items() if not torch.equal(value, predictive.weights[name])}
+    assert {name for name in shared if name.endswith("weight")} <= changed <= shared  # a bias before a norm has no slope
+    for home in sorted((tmp_path / "run" / "clients").iterdir()):
+        update = next(one for one in map(json.loads, (home / "ledger.jsonl").read_text().splitlines()) if one["kind"] == "update")
+        assert set(update["arrays"]) == shared
+        assert not [name for name in load(home / "private.safetensors") if "predictor" in name]
+        assert not [name for name in Filter.load(home / "filter").weights if "predictor" in name]
+    # Down goes the whole base in fp32, each array behind numpy's header of 128 bytes.
+    assert line["bytes_down"] == 3 * sum(4 * value.numel() + 128 for value in predictive.weights.values())
+
+
+def test_a_run_teaches_a_predictor_and_every_filter_starts_from_what_it_predicts(small_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedstyle.prediction.FAMILIES", ("mosaic",))
+    method = {"name": "predicted", "steps": 2, "variants": 2, "decay_rounds": 2}
+    finished = simulate(dataclasses.replace(small_run, method=method), tmp_path / "run")
+    assert finished.base.predicts
+    assert bool(finished.base.weights["predictor.out.weight"].any())
+    for row in finished.summary["clients"]:
+        assert row["losses"]["before"] == row["losses"]["rounds"]  # nothing but the base's own prediction, also after rounds
+        assert row["losses"]["after"] != row["losses"]["rounds"]
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_base_that_cannot_be_used_leaves_no_folder(small_run, tmp_path):
+    for base, error in ((str(tmp_path / "nowhere"), BaseError), (str(tmp_path / "other"), ConfigError)):
+        Base.new("cnn", width=4).save(tmp_path / "other")
+        config = dataclasses.replace(small_run, net=Net(base=base))
+        for act in (check, lambda config: simulate(config, tmp_path / "run")):
+            with pytest.raises(error):
+                act(config)
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_wrong_configuration_leaves_no_folder(small_run, tmp_path, monkeypatch):

@@ -9,11 +9,11 @@ import torch
 from conftest import picture
 from PIL import Image
 
-from fedstyle import Config, Filter, params
+from fedstyle import Base, Config, Filter, params
 from fedstyle.perceptual import tiny_network
 
 SIMULATION = Path(__file__).parents[1] / "simulation"
-RUNS = sorted(path for path in SIMULATION.rglob("*.toml") if path.name != "pyproject.toml")
+RUNS = sorted(path for path in SIMULATION.rglob("*.toml") if path.name not in ("pyproject.toml", "splits.toml"))
 
 
 def script(path):
@@ -62,48 +62,155 @@ def test_the_sheet_shows_each_device_in_a_row(tmp_path, monkeypatch, base):
 
 
 @pytest.fixture
-def vgg(tmp_path):
-    """VGG-16 up to relu3_3 with seeded random weights that keep the signal's size, as a file with torchvision's names."""
+def research(tmp_path):
+    """A folder like the one that studies take: pictures, and VGG networks with seeded random weights that keep the signal's size."""
+    data = tmp_path / "data"
+    for folder, count in (("photos", 4), ("styles", 3), ("library", 4)):
+        (data / folder).mkdir(parents=True)
+        for index in range(count):
+            picture(10 * len(folder) + index).save(data / folder / f"{index}.png")
+    (data / "weights").mkdir()
+    plan = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 16: 256}
     generator = torch.Generator().manual_seed(0)
-    state, inputs = {}, 3
-    for index, outputs in {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256}.items():
-        state[f"features.{index}.weight"] = torch.randn(outputs, inputs, 3, 3, generator=generator) * (2 / (9 * inputs)) ** 0.5
-        state[f"features.{index}.bias"] = torch.zeros(outputs)
-        inputs = outputs
-    torch.save(state, tmp_path / "vgg16.pth")
-    return tmp_path / "vgg16.pth"
+    for name, last in (("vgg16", 14), ("vgg19", 16)):
+        state, inputs = {}, 3
+        for index, outputs in plan.items():
+            if index <= last:
+                state[f"features.{index}.weight"] = torch.randn(outputs, inputs, 3, 3, generator=generator) * (2 / (9 * inputs)) ** 0.5
+                state[f"features.{index}.bias"] = torch.zeros(outputs)
+                inputs = outputs
+        torch.save(state, data / "weights" / f"{name}_features_to_relu3.pth")
+    (tmp_path / "splits.toml").write_text(
+        """
+        [photos]
+        tiny-train = ["0.png"]
+        base-train = ["1.png"]
+        unseen = ["2.png", "3.png"]
+        [collections]
+        tiny-train = []
+        base-train = []
+        unseen = ["library"]
+        [painters]
+        tiny-train = ["weave"]
+        base-train = ["mosaic"]
+        unseen = ["glass"]
+        [styles.tiny-train]
+        "0.png" = "one"
+        [styles.base-train]
+        "1.png" = "another"
+        [styles.unseen]
+        "2.png" = "a third"
+        """
+    )
+    return data
 
 
-def test_the_distillation_writes_weights_of_the_tiny_network(tmp_path, monkeypatch, vgg, photo_folder, capsys):
+def test_the_distillation_writes_weights_of_the_tiny_network(tmp_path, monkeypatch, research, capsys):
     module = script(SIMULATION / "tiny" / "distil.py")
-    for name, value in {"CROP": 32, "CHUNK": 6, "JUDGES": 12}.items():
+    sizes = {"CROP": 32, "SOURCE": 64, "CHUNK": 6, "SOURCES": 8, "JUDGES": 6, "FRAME": 12, "PLAIN": 12, "PAINTED": 8}
+    for name, value in {**sizes, "SPLITS": tmp_path / "splits.toml"}.items():
         monkeypatch.setattr(module, name, value)
-    styles = tmp_path / "styles"
-    styles.mkdir()
-    for seed in (7, 8, 9):
-        picture(seed).save(styles / f"{seed}.png")
-    arguments = ["--photos", photo_folder, "--styles", styles, "--vgg", vgg, "--pool", 36, "--steps", 2, "--threads", 1]
-    call(module, monkeypatch, *arguments, "--out", tmp_path / "first.safetensors")
-    made = params.load(tmp_path / "first.safetensors")
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    call(module, monkeypatch, "--data", research, "--cycles", 4, "--out", first)  # crops of all three kinds
+    made = params.load(first)
     params.check_alike(made, tiny_network().state_dict(), "what distil.py wrote")
     assert {value.dtype for name, value in made.items() if name != "scales"} == {torch.float16}
-    assert all(value.isfinite().all() for value in made.values())
-    assert "step 2: R2 " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "cycle 4, " in told
+    assert "| filters " in told
+    assert "| canvases " in told
 
-    # From its own weights, one step further, it goes on and does not start again.
-    call(
-        module,
-        monkeypatch,
-        *arguments[:-4],
-        "--steps",
-        2,
-        "--threads",
-        1,
-        "--start",
-        tmp_path / "first.safetensors",
-        "--out",
-        tmp_path / "second",
-    )
-    again = params.load(tmp_path / "second")
-    gap = max(float((again[name].float() - made[name].float()).abs().max()) for name in made if name != "scales")
-    assert 0 < gap < 0.02
+    # From its own weights, one cycle further, the convolutions go on; the heads are fitted anew.
+    call(module, monkeypatch, "--data", research, "--cycles", 1, "--rate", 1e-5, "--start", first, "--out", second)
+    again = params.load(second)
+    gap = max(float((again[name].float() - made[name].float()).abs().max()) for name in made if "head" not in name and name != "scales")
+    assert 0 <= gap < 0.001
+    assert not torch.equal(again["stages.0.head.weight"], made["stages.0.head.weight"])
+
+
+def test_heads_are_fitted_by_least_squares():
+    # Targets that are a known 1x1 convolution of the stages' own output are found again.
+    module, net = script(SIMULATION / "tiny" / "distil.py"), tiny_network()
+    crops = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        targets = net(crops)
+        for stage in net.stages:
+            stage.head.weight.zero_()
+    module.fit_heads(net, crops, targets)
+    for found, target in zip(net(crops), targets, strict=True):
+        torch.testing.assert_close(found, target, rtol=0.01, atol=0.01 * float(target.std()))
+
+
+def test_the_acceptance_of_tiny_fills_its_tables_and_runs_no_race_twice(tmp_path, monkeypatch, research, base, capsys):
+    module = script(SIMULATION / "tiny" / "acceptance.py")
+    for name, value in {"LADDER": (1, 3), "VIEW": 32, "JUDGED": 2, "PHOTOS": 2}.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module.users, "SPLITS", tmp_path / "splits.toml")
+    Base(base.arch, base.padding, base.weights, {"round": 1}).save(tmp_path / "base")
+    arguments = ["--data", research, "--out", tmp_path / "out", "--base", tmp_path / "base", "--width", 4, "--styles", 1, "--seeds", 1]
+    arguments += ["--iterations", 3, "--times", 2, "--base-times", 2, "--size", 32, "--batch", 2, "--sides", 32, "--repeats", 1]
+    call(module, monkeypatch, *arguments, "--threads", 1)
+    told = capsys.readouterr().out
+    assert "ranking of filters by tiny and by VGG-16: Spearman in a style" in told
+    assert "in the time of 2 iterations on VGG-16, from scratch" in told
+    assert "in the time of 2 iterations on VGG-16, from the base" in told
+    assert "after 3 iterations of each, from scratch" in told
+    assert "cost of VGG-16 / cost of tiny, 32 px, batch 2, 1 threads" in told
+    rows = [json.loads(line) for line in (tmp_path / "out" / "races.jsonl").read_text().splitlines()]
+    timed = {row["start"]: row["seconds"] for row in rows if row["mark"] == "time of 2"}
+    theirs = {row["start"]: row["seconds"] for row in rows if row["features"] == "vgg16" and row["iterations"] == 2}
+    assert set(timed) == set(theirs) == {"scratch", "base"}
+    assert all(timed[start] >= theirs[start] for start in timed)
+    call(module, monkeypatch, *arguments, "--threads", 1)
+    assert len((tmp_path / "out" / "races.jsonl").read_text().splitlines()) == len(rows)
+
+
+LITTLE = """
+[photos]
+base-train = ["0.png", "1.png", "2.png", "3.png"]
+[painters]
+base-train = ["mosaic", "brush"]
+[styles.base-train]
+"0.png" = "one"
+"2.png" = "another"
+"""
+
+
+def test_learning_a_base_ships_it_in_fp16_with_its_recipe_and_its_rates(tmp_path, monkeypatch, research):
+    (tmp_path / "little.toml").write_text(LITTLE)
+    monkeypatch.setattr("fedstyle.prediction.FAMILIES", ("mosaic",))
+    module = script(SIMULATION / "base" / "learn.py")
+    sets = "method.steps=1 method.variants=2 net.width=4 training.size=32 training.crops=2 training.batch=2 training.warmup=3"
+    sets += " training.rate=5e-4 training.norm_rate=2e-2 server.rounds=2 server.cohort=2 server.workers=1"
+    arguments = ["--data", research, "--splits", tmp_path / "little.toml", "--devices", 3, "--out", tmp_path / "run"]
+    arguments += [word for one in sets.split() for word in ("--set", one)]
+    call(module, monkeypatch, *arguments, "--ship", tmp_path / "shipped")
+    made, run = Base.load(tmp_path / "shipped"), Base.load(tmp_path / "run" / "run" / "base")
+    assert made.predicts
+    assert made.sha256 == run.halved().sha256
+    assert {value.dtype for value in params.load(tmp_path / "shipped" / "base.safetensors").values()} == {torch.float16}
+    assert made.record.items() >= {**run.record, "round": 2, "strategy": "FedAvg", "cohort": 2, "features": "tiny"}.items()
+    assert made.record["method"].items() >= {"name": "predicted", "steps": 1, "variants": 2}.items()
+    assert made.record["personal"] == {"rate": 5e-4, "norm_rate": 2e-2, "warmup": 3}  # those of [training], for few steps from it
+    assert made.record["crops"] == {"size": 32, "batch": 2}
+    assert str(tmp_path) not in json.dumps(made.record)
+    # Each device has one source photo and one style image: two artworks, and the first painter's picture.
+    homes = sorted((tmp_path / "run" / "population" / "photos").iterdir())
+    assert [len(list(home.iterdir())) for home in homes] == [1, 1, 1]  # photos smaller than a part are kept whole
+    assert [path.name for path in (tmp_path / "run" / "population" / "styles").iterdir()] == ["mosaic-0.png"]
+    summary = json.loads((tmp_path / "run" / "run" / "summary.json").read_text())
+    assert sorted(row["style"] for row in summary["clients"]) == ["0", "2", "mosaic-0"]
+
+
+def test_a_large_photo_is_cut_into_a_few_parts():
+    module = script(SIMULATION / "base" / "learn.py")
+    assert [one.size for one in module.tiles(picture(1, (600, 500)))] == [(600, 500)]
+    assert [one.size for one in module.tiles(picture(1, (1100, 520)))] == [(1100, 520), (512, 512), (512, 512)]
+    # 4 x 6 parts of 512 pixels; every third of these 24, so that with the whole there are at most twelve.
+    assert len(module.tiles(picture(1, (6 * 512, 4 * 512)))) == 1 + 8
+
+
+def test_ranks_by_hand():
+    # Ranks 0 1 2 3 and 0 2 1 3 differ by 0 1 1 0: rho = 1 - 6 x 2 / (4 x (16 - 1)) = 0.8.
+    module = script(SIMULATION / "tiny" / "acceptance.py")
+    assert module.spearman([1.0, 2.0, 3.0, 4.0], [10.0, 30.0, 20.0, 90.0]) == pytest.approx(0.8)

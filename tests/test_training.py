@@ -113,13 +113,15 @@ def test_a_loss_that_is_not_finite_is_an_error_and_changes_nothing():
 
 
 class Exploding:
+    """Finite for the two pictures of the first batch."""
+
     def __init__(self):
         self.calls = 0
 
     def __call__(self, y, content):
         self.calls += 1
         losses = square(y, content)
-        return losses if self.calls == 1 else Losses(losses.content, losses.style, losses.total * math.inf)
+        return losses if self.calls <= 2 else Losses(losses.content, losses.style, losses.total * math.inf)
 
 
 # ------------------------------------------------------------------------------------------------------------ the state

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from fedstyle.job import Job
 
 MODES = {"quick": 25, "standard": 100, "best": 500}
+WORDS = {"shipped": "from the base that fedstyle carries", "none": "from nothing"}
+"""What --base may say besides a folder."""
 PREVIEW = 1024
 """The longer side of the validation picture beside a checkpoint, in pixels."""
 
@@ -49,9 +51,13 @@ PREVIEW = 1024
 @click.option("--style", type=FOLDER_OR_FILE, required=True, metavar="IMG", help="The image whose style the filter takes on.")
 @click.option("--out", type=FOLDER_OR_FILE, required=True, metavar="FILTER", help="The filter's folder, a new one.")
 @click.option(
-    "--base", default="none", metavar="BASE|none", show_default=True, help="The base to start from; none trains everything from nothing."
+    "--base",
+    default="shipped",
+    metavar="BASE|shipped|none",
+    show_default=True,
+    help="The base to start from: a folder, the one that fedstyle carries for --net, or none to train everything from nothing.",
 )
-@click.option("--net", type=click.Choice(["cnn", "cnnLite"]), help="The architecture.  [default: the base's; cnnLite from nothing]")
+@click.option("--net", type=click.Choice(["cnn", "cnnLite"]), help="The architecture.  [default: cnnLite; that of BASE]")
 @click.option(
     "--mode", type=click.Choice(list(MODES)), default="standard", show_default=True, help="How long to train: 25, 100 or 500 iterations."
 )
@@ -79,8 +85,9 @@ def personalize(photos: Path, style: Path, out: Path, base: str, net: str | None
     """Train a filter of your own on this device.
 
     It learns from your photos and a style image. FILTER holds filter.safetensors and filter.json: no photo, no path, no time.
-    With --base only the private parameters (the instance norms' scale and shift, where a style lives) are trained unless --full is
-    given. Without a base everything is trained from nothing, which takes a longer mode for a good picture.
+    It starts from a base that many devices learned together, and trains only the private parameters (the instance norms' scale and
+    shift, where a style lives) unless --full is given. With --base none everything is trained from nothing, which takes a longer mode
+    for a good picture.
     """
     session: Path | None = wishes["session"]
     check_free(out)
@@ -112,7 +119,8 @@ def _personalize(photos: Path, style: Path, out: Path, base: str, net: str | Non
         loss = Loss(wishes["features"], str(wishes["weights"] or ""), strength=look.strength, density=look.density)
         check_features(loss)
         library = Photos.open(photos)
-        training = Training(seed=wishes["seed"], iterations=wishes["iterations"] or MODES[wishes["mode"]])
+        iterations = wishes["iterations"] or MODES[wishes["mode"]]
+        training = Training.for_base(start.record, seed=wishes["seed"], iterations=iterations)
         client = Client(None, library, look, loss=loss, training=training)
         job = client.personalize(
             start, iterations=training.iterations, full=full, session=session, facts={"seed": training.seed}, validation=_preview(judge)
@@ -128,6 +136,7 @@ def _personalize(photos: Path, style: Path, out: Path, base: str, net: str | Non
         "filter": plain(out),
         "filter_sha256": made.sha256,
         "architecture": made.arch,
+        "base": base if base in WORDS else start.sha256,
         "trained": "all" if full else "private",
         "iterations": training.iterations,
         "strength": look.strength,
@@ -143,7 +152,8 @@ def _personalize(photos: Path, style: Path, out: Path, base: str, net: str | Non
     if library.skipped:
         say("skipped: " + ", ".join(f"{count} {reason}" for reason, count in library.skipped.items()))
     what = "everything" if full else "the private norms"
-    say(f"trained {what} for {training.iterations} iterations on {len(library)} photos in {report['seconds']:.0f} s")
+    whence = WORDS.get(base, f"from the base {plain(base)}")
+    say(f"trained {what} for {training.iterations} iterations on {len(library)} photos in {report['seconds']:.0f} s, {whence}")
     for name, values in facts.items():
         say(f"{name}: content {values['content']:.4f}, style {values['style']:.4f}, total {values['total']:.4f}")
     say(f"wrote {plain(out)}; try: fedstyle stylize {plain(out)} PHOTO --out stylized.png")
@@ -154,6 +164,11 @@ def _base(base: str, net: str | None, seed: int) -> Base:
 
     if base == "none":
         return Base.new(net or "cnnLite", seed=seed)
+    if base == "shipped":
+        try:
+            return Base.shipped(net or "cnnLite")
+        except BaseError as error:
+            raise BaseError(str(error).replace("start from nothing", "train from nothing with --base none")) from None
     found = Base.load(base)
     if net and net != found.arch:
         raise BaseError(f"the base {plain(base)} is a {found.arch}, --net asks for a {net}: leave --net out, or give a {net} base")

@@ -1,8 +1,9 @@
 """What crosses between server and device, by name, type and shape, and nothing else.
 
-Down, once a round and client: the whole base in fp32 (the norms' values too, so that a new client can start from them; a client that has
-norms of its own ignores them), the round's number and FedProx's factor. Up: the delta of the shared parameters in the wire type, or one of
-a few codes. No weight, metric or photo count goes up: every client counts alike. Once a run: the partition that a node holds.
+Down, once a round and client: the whole base in fp32 (the norms' values too, and the predictor of norms where there is one, so that a new
+client can start from them; a client that has norms of its own ignores them), the round's number and FedProx's factor. Up: the delta of the
+shared parameters in the wire type, or one of a few codes. No weight, metric or photo count goes up: every client counts alike. Once a run:
+the partition that a node holds.
 
 Neither side believes the other: each reads with a contract made from its own configuration.
 """

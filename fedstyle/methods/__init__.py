@@ -17,6 +17,7 @@ from fedstyle.methods.fedavg import FedAvg
 from fedstyle.methods.fedbn import FedBN
 from fedstyle.methods.fedprox import FedProx
 from fedstyle.methods.local import Local
+from fedstyle.methods.predicted import Predicted
 from fedstyle.tables import nearest, read
 from fedstyle.training import Progress, Task
 
@@ -36,7 +37,7 @@ class Method(Protocol):
         """Make the network personal, in place; `full` trains every parameter."""
 
 
-METHODS: dict[str, type[Any]] = {"fedavg": FedAvg, "fedbn": FedBN, "fedprox": FedProx, "local": Local}
+METHODS: dict[str, type[Any]] = {"fedavg": FedAvg, "fedbn": FedBN, "fedprox": FedProx, "local": Local, "predicted": Predicted}
 
 
 def make_method(table: Mapping[str, Any]) -> Method:

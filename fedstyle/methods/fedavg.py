@@ -19,6 +19,7 @@ class FedAvg:
     steps: int = 10
     lr: float = 1e-3
     norm_lr: float = 1e-2
+    decay_rounds: int = 0
     keep_moments: bool = True
 
     def __post_init__(self) -> None:

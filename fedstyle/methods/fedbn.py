@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedstyle.methods.local import check_rates, personal_descent, round_descent
 from fedstyle.net import is_norm
+from fedstyle.prediction import is_predictor
 from fedstyle.training import Progress, Task, everything
 
 
@@ -19,6 +20,8 @@ class FedBN:
     steps: int = 10
     lr: float = 1e-3
     norm_lr: float = 1e-2
+    decay_rounds: int = 0
+    """Rounds over which both rates fall linearly, to a twentieth; 0 keeps them."""
     keep_moments: bool = True
     """Whether Adam's moments stay on the device between rounds; a fresh Adam each round learns much more slowly."""
 
@@ -27,8 +30,8 @@ class FedBN:
         check_rates(self)
 
     def shares(self, name: str) -> bool:
-        """Every parameter but the norms."""
-        return not is_norm(name)
+        """Every parameter but the norms, and but a base's predictor of norms, whose update would tell of the style."""
+        return not is_norm(name) and not is_predictor(name)
 
     def fit(self, net: nn.Module, task: Task, memory: MutableMapping[str, Tensor]) -> Iterator[Progress]:
         """A few steps on all parameters."""

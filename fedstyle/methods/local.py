@@ -28,6 +28,10 @@ class Rates(Protocol):
         """Adam's rate for norms."""
 
     @property
+    def decay_rounds(self) -> int:
+        """Rounds over which both rates fall linearly, to a twentieth; 0 keeps them."""
+
+    @property
     def keep_moments(self) -> bool:
         """Whether Adam goes on where it stood in the round before."""
 
@@ -39,6 +43,7 @@ def check_rates(rates: Rates) -> None:
     """Raise ConfigError unless the hyper-parameters of a round can be used."""
     need(rates.steps >= 1, "method.steps", rates.steps, "give 1 or more iterations a round")
     need(0 < rates.lr <= 1, "method.lr", rates.lr, "a learning rate lies over 0 and up to 1")
+    need(rates.decay_rounds >= 0, "method.decay_rounds", rates.decay_rounds, "give a number of rounds, or 0 for constant rates")
     need(0 < rates.norm_lr <= 1, "method.norm_lr", rates.norm_lr, "a learning rate lies over 0 and up to 1")
 
 
@@ -50,7 +55,8 @@ def round_descent(net: nn.Module, task: Task, memory: MutableMapping[str, Tensor
     anchor = None
     if task.proximal:
         anchor = {name: value.detach().clone() for name, value in net.named_parameters() if rates.shares(name)}
-    return descend(net, task, memory, iterations=rates.steps, rate=rates.lr, norm_rate=rates.norm_lr, anchor=anchor)
+    scale = max(0.05, 1 - task.round / rates.decay_rounds) if rates.decay_rounds else 1.0
+    return descend(net, task, memory, iterations=rates.steps, rate=scale * rates.lr, norm_rate=scale * rates.norm_lr, anchor=anchor)
 
 
 def personal_descent(
@@ -68,6 +74,7 @@ class Local:
     steps: int = 10
     lr: float = 1e-3
     norm_lr: float = 1e-2
+    decay_rounds: int = 0
     keep_moments: bool = True
 
     def __post_init__(self) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from fedstyle import Config, simulate
 
 QUICKSTART = Path(__file__).parent.parent / "quickstart" / "quickstart.toml"
-ROUNDS = ("server.rounds=10", "training.iterations=25", "export.clients=false")
+NOTHING = ("net.base=''", "training.norm_rate=1e-2", "training.warmup=10")  # the quickstart starts from the shipped base
+ROUNDS = (*NOTHING, "server.rounds=10", "training.iterations=25", "export.clients=false")
 RECIPES = {
     "FedAvg, Adam kept on the client, 2e-3": ("method.lr=2e-3",),
     "FedAvg, Adam kept on the client, 1e-3": ("method.lr=1e-3",),
