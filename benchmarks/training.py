@@ -8,28 +8,25 @@ needs no data and no weights: pictures are procedural, and random weights take t
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 from reference import Recipe, Vgg, pictures, ratio, seconds
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop, baddbmm_flop
+from to_loss import to_loss
+from torch.utils.flop_counter import FlopCounterMode
 
 from fedstyle.base import Base
 from fedstyle.config import Training
 from fedstyle.net import is_norm
-from fedstyle.params import load
 from fedstyle.perceptual import Objective, gram, load_features
-from fedstyle.photos import Photos
-from fedstyle.style import Style
-from fedstyle.training import Content, Progress, Task, descend, evaluate, everything, has_fast_bf16
+from fedstyle.training import Content, Progress, Task, descend, everything, has_fast_bf16
 
 VARIANTS = {
     "cnn": ("cnn", everything, 5.0),
@@ -40,10 +37,11 @@ VARIANTS = {
 """Name, architecture, what trains, and how many times as fast as the reference issue 3 asks it to be."""
 MEMORY = {"cnn": 1000, "cnnLite": 500}
 """MB that a training client may take."""
-INPLACE = {torch.ops.aten.addmm_: addmm_flop, torch.ops.aten.baddbmm_: baddbmm_flop}
-"""Products that torch's counter leaves out."""
-JUDGED = 4
-"""Photos kept out of training, to judge filters on."""
+
+
+def product(_total: list[int], a: list[int], b: list[int], **_: object) -> int:
+    """Operations of a (batched) matrix product that is added to a total, from its shapes; torch's counter leaves those in place out."""
+    return 2 * math.prod(a) * b[-1]
 
 
 def client(arch: str, trains: object, size: int, batch: int, width: int | None) -> Iterator[Progress]:
@@ -77,10 +75,10 @@ def step(name: str, args: argparse.Namespace) -> float:
 
 
 def count(name: str, args: argparse.Namespace) -> int:
-    """Floating-point operations that a step takes, as torch counts those of convolutions and matrix products; on one thread, as it sees one."""
+    """Floating-point operations of a step, as torch counts those of convolutions and matrix products; on the one thread that it sees."""
     LOOPS.pop(name)
     step(name, argparse.Namespace(**{**vars(args), "threads": 1}))
-    with FlopCounterMode(display=False, custom_mapping=INPLACE) as counter:
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: product, torch.ops.aten.baddbmm_: product}) as counter:
         LOOPS.pop(name)()
     return counter.get_total_flops()
 
@@ -157,98 +155,6 @@ def memory(args: argparse.Namespace) -> None:
         print(f"    goal: {goal} MB")
 
 
-def crops(args: argparse.Namespace, size: int) -> tuple[Tensor, Tensor]:
-    """Training crops and views that judge, no photo in both."""
-    if not args.photos:
-        return pictures(32, size), pictures(JUDGED, args.size, 2)
-    photos = Photos.open(args.photos)
-    kept = photos.subset(range(JUDGED))
-    return photos.subset(range(JUDGED, len(photos))).crops(size, 32, 0), kept.views(args.size)
-
-
-def to_loss(args: argparse.Namespace, full: float) -> None:
-    """Print how much sooner fedstyle reaches the loss that the reference recipe has after `args.steps` iterations.
-
-    `full` is the seconds of an iteration of the whole recipe, to relu4_3. Judging is not timed.
-    """
-    if not args.vgg:
-        print("time to the reference's loss: skipped, for it takes VGG-16's weights; give --vgg FILE")
-        return
-    weights = load(args.vgg) if args.vgg.suffix == ".safetensors" else torch.load(args.vgg, weights_only=True)
-    style = Style(args.style) if args.style else Style(_image(pictures(1, 256, 1)[0]))
-    judge_features = load_features("vgg16", str(args.vgg))
-    judge = Objective(judge_features, style.targets(judge_features), style_weight=10.0)
-    photos, views = crops(args, args.size)
-    recipe = Recipe(Vgg(weights), style.pixels * 255, (1.0, 5.0) if args.caffe else (1e5, 1e10), args.width or 32)
-    spent = 0.0
-    for step in range(args.steps):
-        order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(step))[: args.batch]
-        start = time.perf_counter()
-        recipe.step(photos[order].float())
-        spent += time.perf_counter() - start
-    goal = evaluate(_Unit(recipe.net), judge, views)["total"]
-    whole = full * args.steps
-    print(f"reference: total loss {goal:.3f} after {args.steps} iterations; {spent:.0f} s as trained here, to {len(recipe.vgg.taps)} taps,")
-    print(f"    {whole:.0f} s at the {full:.2f} s that an iteration of the whole recipe takes, which counts")
-    starts = {"from scratch": (Base.new("cnnLite", width=args.width), everything, 5.0)}
-    if args.base:
-        base = Base.load(args.base)
-        starts |= {"from the base": (base, is_norm, 20.0), "from the base, all parameters": (base, everything, 20.0)}
-    else:
-        print("from the base: skipped; give --base FOLDER")
-    for name, (base, trains, wish) in starts.items():
-        took, at = _reach(goal, base, trains, style, judge, views, whole, args)
-        if took is None:
-            print(f"cnnLite {name}: not reached in {at} iterations")
-            continue
-        print(f"cnnLite time-to-loss ratio {name}: {whole / took:.1f}x")
-        print(f"    goal: {wish:.0f}x; {took:.1f} s, {at} iterations")
-
-
-def _reach(
-    goal: float, base: Base, trains: object, style: Style, judge: Objective, views: Tensor, limit: float, args: argparse.Namespace
-) -> tuple[float | None, int]:
-    """Seconds and iterations until the judge sees at most `goal`; it looks after each 10 % more iterations."""
-    training = Training(batch=args.batch, **({"size": args.train_size} if args.train_size else {}))
-    photos, _ = crops(args, training.size)
-    start = time.perf_counter()
-    features = load_features("tiny")
-    objective = Objective(features, style.targets(features), style_weight=10.0)
-    task = Task(Content(photos, objective, torch.device("cpu")), objective, training)
-    net = base.net()
-    loop = descend(net, task, {}, iterations=10**9, rate=training.rate, norm_rate=training.norm_rate, trains=trains)
-    spent, look = time.perf_counter() - start, 1
-    for done in range(10**9):
-        if done >= look:
-            if evaluate(net, judge, views)["total"] <= goal:
-                return spent, done
-            net.train()
-            if spent > limit:
-                break
-            look = max(done + 1, round(1.1 * done))
-        start = time.perf_counter()
-        next(loop)
-        spent += time.perf_counter() - start
-    return None, done
-
-
-class _Unit(torch.nn.Module):
-    """The reference network with RGB in [0, 1] at both ends."""
-
-    def __init__(self, net: torch.nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.net(x * 255) / 255).clamp(0, 1)
-
-
-def _image(pixels: Tensor) -> object:
-    from PIL import Image
-
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="example: python benchmarks/training.py --repeats 5")
     parser.add_argument("--repeats", type=int, default=5, help="medians are over this many")
@@ -265,8 +171,7 @@ def main() -> None:
     parser.add_argument("--caffe", action="store_true", help="those are the original weights, of Caffe's scale")
     parser.add_argument("--photos", type=Path, help="a folder; procedural pictures without it")
     parser.add_argument("--style", type=Path, help="an image; a procedural one without it")
-    parser.add_argument("--base", type=Path, help="a cnnLite base to start from")
-    parser.add_argument("--train-size", type=int, default=0, help="side of fedstyle's crops; 0 is its default")
+    parser.add_argument("--base", type=Path, help="a cnnLite base to start from; the shipped one without it")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     full = iterations(args)
