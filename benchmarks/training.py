@@ -19,8 +19,6 @@ from pathlib import Path
 
 import torch
 from reference import Recipe, Vgg, pictures, ratio, seconds
-from to_loss import to_loss
-from torch.utils.flop_counter import FlopCounterMode
 
 from fedstyle.base import Base
 from fedstyle.config import Training
@@ -76,6 +74,8 @@ def step(name: str, args: argparse.Namespace) -> float:
 
 def count(name: str, args: argparse.Namespace) -> int:
     """Floating-point operations of a step, as torch counts those of convolutions and matrix products; on the one thread that it sees."""
+    from torch.utils.flop_counter import FlopCounterMode  # here, for it takes memory, of which a client's is measured
+
     LOOPS.pop(name)
     step(name, argparse.Namespace(**{**vars(args), "threads": 1}))
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: product, torch.ops.aten.baddbmm_: product}) as counter:
@@ -178,6 +178,8 @@ def main() -> None:
     if not args.no_memory:
         memory(args)
     if args.to_loss:
+        from to_loss import to_loss
+
         to_loss(args, full)
 
 
