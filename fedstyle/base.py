@@ -124,7 +124,10 @@ class Base:
         """Read a base's folder; raises BaseError when it is none, is damaged, or does not fit its architecture."""
         facts, stored = read(Path(path), "base", BaseError)
         weights = {name: value.float() for name, value in stored.items()}
-        base = cls(facts["architecture"], facts["padding"], weights, facts.get("record", {}))
+        record = facts.get("record", {})
+        if not isinstance(record, dict):
+            raise BaseError(f"{path}/base.json: record is no table: it was altered; take a fresh copy of the base")
+        base = cls(facts["architecture"], facts["padding"], weights, record)
         if base.sha256 != (said := facts.get("base_sha256")):
             raise BaseError(f"{path}: the weights are not those of base {str(said)[:12]}: take a fresh copy of the base")
         return base

@@ -83,6 +83,7 @@ def test_what_is_no_base_is_an_error(tmp_path, base):
         ({"architecture": "cnn2"}, "unknown architecture 'cnn2'"),
         ({"padding": "gone"}, "base.json has no entry 'padding': it was altered"),
         ({"file_sha256": "gone"}, "base.json has no entry 'file_sha256'"),
+        ({"record": ["round", 3]}, "record is no table: it was altered"),
         ({"file_sha256": "0" * 64}, "altered or damaged"),
         ({"file_sha256": None}, "altered or damaged"),
         ({"base_sha256": "0" * 64}, "the weights are not those of base 000000000000: take a fresh copy"),
