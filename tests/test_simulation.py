@@ -181,24 +181,28 @@ def test_learning_a_base_ships_it_in_fp16_with_its_recipe_and_its_rates(tmp_path
     monkeypatch.setattr("fedstyle.prediction.FAMILIES", ("mosaic",))
     module = script(SIMULATION / "base" / "learn.py")
     sets = "method.steps=1 method.variants=2 net.width=4 training.size=32 training.crops=2 training.batch=2 training.warmup=3"
-    sets += " training.rate=5e-4 training.norm_rate=2e-2 server.rounds=2 server.cohort=2 server.workers=1"
+    sets += " training.rate=5e-4 training.norm_rate=2e-2 server.rounds=2 server.cohort=2 server.workers=1 loss.features=tiny"
     arguments = ["--data", research, "--splits", tmp_path / "little.toml", "--devices", 3, "--out", tmp_path / "run"]
     arguments += [word for one in sets.split() for word in ("--set", one)]
-    call(module, monkeypatch, *arguments, "--ship", tmp_path / "shipped")
-    made, run = Base.load(tmp_path / "shipped"), Base.load(tmp_path / "run" / "run" / "base")
+    call(module, monkeypatch, *arguments, "--stages", 2, "--ship", tmp_path / "shipped")
+    made, run = Base.load(tmp_path / "shipped"), Base.load(tmp_path / "run" / "stage-2" / "base")
     assert made.predicts
     assert made.sha256 == run.halved().sha256
     assert {value.dtype for value in params.load(tmp_path / "shipped" / "base.safetensors").values()} == {torch.float16}
-    assert made.record.items() >= {**run.record, "round": 2, "strategy": "FedAvg", "cohort": 2, "features": "tiny"}.items()
-    assert made.record["method"].items() >= {"name": "predicted", "steps": 1, "variants": 2}.items()
+    assert made.record.keys() == {"strategy", "seed", "stages", "personal"}
+    first, second = made.record["stages"]
+    assert first.items() >= {"rounds": 2, "cohort": 2, "features": "tiny", "crops": {"size": 32, "batch": 2}}.items()
+    assert first["method"].items() >= {"name": "predicted", "steps": 1, "variants": 2, "lr": 1e-3}.items()
+    assert (second["method"]["lr"], second["rounds"]) == (5e-4, 2)
     assert made.record["personal"] == {"rate": 5e-4, "norm_rate": 2e-2, "warmup": 3}  # those of [training], for few steps from it
-    assert made.record["crops"] == {"size": 32, "batch": 2}
     assert str(tmp_path) not in json.dumps(made.record)
+    starts = [Config.load(tmp_path / "run" / f"stage-{number}" / "config.toml").net.base for number in (1, 2)]
+    assert starts == ["", str(tmp_path / "run" / "stage-1" / "base")]
     # Each device has one source photo and one style image: two artworks, and the first painter's picture.
     homes = sorted((tmp_path / "run" / "population" / "photos").iterdir())
     assert [len(list(home.iterdir())) for home in homes] == [1, 1, 1]  # photos smaller than a part are kept whole
     assert [path.name for path in (tmp_path / "run" / "population" / "styles").iterdir()] == ["mosaic-0.png"]
-    summary = json.loads((tmp_path / "run" / "run" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "run" / "stage-1" / "summary.json").read_text())
     assert sorted(row["style"] for row in summary["clients"]) == ["0", "2", "mosaic-0"]
 
 

@@ -1,8 +1,8 @@
 """The yardstick of a federated base: one network trained centrally on all devices' photos and styles at once.
 
-python simulation/base/joint.py --run runs/base --out runs/joint
+python simulation/base/joint.py --run runs/base/stage-1 --out runs/joint
 
-It sees as many images, in batches as large, as the federation in `--run` (a folder that learn.py wrote) did, with one Adam for all.
+It sees as many images, in batches as large, as the federation in `--run` (a stage's folder that learn.py wrote) did, with one Adam for all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    config = Config.load(options.run / "run" / "config.toml")
+    config = Config.load(options.run / "config.toml")
     cohort = config.server.cohort or 32
     clients = Clients(config, options.out)
     devices = len(clients.population.devices)

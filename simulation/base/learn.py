@@ -1,16 +1,20 @@
 """Learn a base that fedstyle ships: a federated simulation on the split `base-train`.
 
-python simulation/base/learn.py --data DIR --out runs/base [--arch cnnLite] [--set server.rounds=400 ...] [--ship fedstyle/weights/cnnLite]
+python simulation/base/learn.py --data DIR --out runs/base [--arch cnnLite] [--ship DIR] [--stages 1] [--set server.rounds=56 ...]
 
-DIR holds `photos` and `styles` as simulation/splits.toml names them. Each of 32 devices gets parts of one photo and one style image: 15
-artworks and 17 pictures that fedstyle paints itself. The base's record says how it was learned, and at which rates to personalise it.
+DIR holds `photos` and `styles` as simulation/splits.toml names them, and `weights` with VGG-16 for the later stages. Each of 32 devices
+gets parts of one photo and one style image: 15 artworks and 17 pictures that fedstyle paints itself. The stages of stages.toml go one
+after another, each from the base of the one before; one that stands in OUT is not run again. The base's record says how it was learned,
+and at which rates to personalise it.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import math
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -60,15 +64,21 @@ def prepare(data: Path, folder: Path, file: Path, devices: int) -> list[str]:
     return [f'data.photos="{(folder / "photos").absolute()}"', f"data.styles=[{listed}]", "data.holdout=0"]
 
 
-def recipe(config: Config) -> dict[str, Any]:
-    """What a shipped base's record tells besides the run's own facts: how it was learned, and the rates that few steps from it need."""
+def stages(file: Path, arch: str) -> list[list[str]]:
+    """The overrides of each stage of an architecture, in their order."""
+    found = tomllib.loads(file.read_text())[arch]
+    return [[f"{table}.{key}={json.dumps(value)}" for table, keys in stage.items() for key, value in keys.items()] for stage in found]
+
+
+def facts(config: Config) -> dict[str, Any]:
+    """What a shipped base's record tells of a stage."""
     training = config.training
     return {
         "method": dict(config.method),
+        "rounds": config.server.rounds,
         "cohort": config.server.cohort,
         "crops": {"size": training.size, "batch": training.batch},
         "features": config.loss.features,
-        "personal": {"rate": training.rate, "norm_rate": training.norm_rate, "warmup": training.warmup},
     }
 
 
@@ -77,17 +87,32 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arch", choices=["cnn", "cnnLite"], default="cnnLite")
-    parser.add_argument("--ship", type=Path, help="write the base here too, in fp16")
+    parser.add_argument("--ship", type=Path, help="write the last stage's base here too, in fp16")
+    parser.add_argument("--stages", type=int, default=0, help="the first so many stages only; 0 is all")
     parser.add_argument("--splits", type=Path, default=HERE.parent / "splits.toml")
     parser.add_argument("--devices", type=int, default=0, help="the first so many photos only; 0 is all")
-    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE")
+    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="for every stage")
     options = parser.parse_args()
-    overrides = prepare(options.data, options.out / "population", options.splits, options.devices)
-    config = Config.load(HERE / "base.toml", [*overrides, f'net.arch="{options.arch}"', *options.set])
-    simulate(config, options.out / "run", watch=lambda stage, done, of: print(f"{stage} {done}/{of}", flush=True))
+    overrides = [*prepare(options.data, options.out / "population", options.splits, options.devices), f'net.arch="{options.arch}"']
+    learned: list[dict[str, Any]] = []
+    for number, stage in enumerate(stages(HERE / "stages.toml", options.arch)[: options.stages or None], 1):
+        folder = options.out / f"stage-{number}"
+        config = Config.load(HERE / "base.toml", [*overrides, *stage, *options.set])
+        if config.loss.features.startswith("vgg") and not config.loss.weights:
+            file = (options.data / "weights" / f"{config.loss.features}_features_to_relu3.pth").absolute()
+            config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, weights=str(file)))
+        if number > 1:
+            start = str((options.out / f"stage-{number - 1}" / "base").absolute())
+            config = dataclasses.replace(config, net=dataclasses.replace(config.net, base=start, width=0))
+        if not (folder / "summary.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # a stage that was interrupted starts again
+            simulate(config, folder, watch=lambda what, done, of, number=number: print(f"stage {number}: {what} {done}/{of}", flush=True))
+        learned.append(facts(config))
     if options.ship:
-        base = Base.load(options.out / "run" / "base").halved()
-        dataclasses.replace(base, record={**base.record, **recipe(config)}).save(options.ship, half=True)
+        base, training = Base.load(folder / "base").halved(), config.training
+        personal = {"rate": training.rate, "norm_rate": training.norm_rate, "warmup": training.warmup}
+        told = {"strategy": base.record["strategy"], "seed": training.seed, "stages": learned, "personal": personal}
+        dataclasses.replace(base, record=told).save(options.ship, half=True)
 
 
 if __name__ == "__main__":
