@@ -31,8 +31,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves the old content or the new, never a mixture.
+def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write a file so that a crash leaves the old content or the new, never a mixture; `private` lets its owner alone read it.
 
     Raises OutputError when the disk is full or the place cannot be written.
     """
@@ -47,7 +47,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        os.chmod(name, 0o600 if private else 0o644)
         os.replace(name, path)
         _sync_folder(path.parent)
     except BaseException as error:

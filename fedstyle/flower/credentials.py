@@ -1,0 +1,137 @@
+"""What a federation's members prove who they are with: an authority, the SuperLink's certificate, and a key for each device.
+
+The authority's key signs certificates and nothing else: it belongs on a machine that serves nothing. A device holds the authority's
+certificate, so that it talks to this federation's SuperLink alone, and a key of its own, whose public half the operator registers.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from fedstyle.errors import FederationError, OutputError
+from fedstyle.files import write_bytes
+
+AUTHORITY_DAYS, SERVER_DAYS = 3650, 397
+"""How long an authority and a SuperLink's certificate hold; 397 days is what browsers allow a server's (CA/B Forum, 2020)."""
+SKEW = datetime.timedelta(hours=1)
+"""A certificate holds from an hour before it was made on: devices' clocks differ."""
+
+_PEM = serialization.Encoding.PEM
+_OPEN = serialization.NoEncryption()
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A federation's authority in a folder: `authority.crt` for every device, `authority.key` for its owner alone."""
+
+    folder: Path
+
+    @property
+    def certificate(self) -> Path:
+        """The file that devices trust."""
+        return self.folder / "authority.crt"
+
+    @classmethod
+    def create(cls, folder: Path, *, name: str = "fedstyle federation", days: int = AUTHORITY_DAYS) -> Authority:
+        """Make a new authority; raises OutputError where one stands already."""
+        authority = cls(Path(folder))
+        _absent(authority.certificate, authority._key)
+        key = ec.generate_private_key(ec.SECP384R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        usage = _usage(key_cert_sign=True, crl_sign=True)
+        builder = _certificate(subject, subject, key.public_key(), days)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).add_extension(usage, critical=True)
+        signed = builder.sign(key, hashes.SHA384())
+        write_bytes(authority._key, key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, _OPEN), private=True)
+        write_bytes(authority.certificate, signed.public_bytes(_PEM))
+        return authority
+
+    def issue(self, folder: Path, hosts: Sequence[str], *, days: int = SERVER_DAYS) -> tuple[Path, Path]:
+        """Make a SuperLink's key and certificate for these host names and addresses: `server.crt` and `server.key` in `folder`.
+
+        Those that stand there are replaced, which is how a certificate is rotated: devices trust the authority and notice nothing.
+        Raises FederationError where the authority's key is missing or damaged.
+        """
+        if not hosts:
+            raise FederationError("a SuperLink's certificate needs the names or addresses that devices reach it by: give one or more")
+        try:
+            signer = serialization.load_pem_private_key(self._key.read_bytes(), None)
+            issuer = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+        except (OSError, ValueError):
+            raise FederationError(f"{self.folder} holds no usable authority.key and authority.crt: create an authority first") from None
+        assert isinstance(signer, ec.EllipticCurvePrivateKey)
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
+        builder = _certificate(subject, issuer.subject, key.public_key(), days)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(_usage(digital_signature=True), critical=True)
+        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        builder = builder.add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
+        known = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        signed = builder.add_extension(known, critical=False).sign(signer, hashes.SHA384())
+        certificate, private = Path(folder) / "server.crt", Path(folder) / "server.key"
+        write_bytes(private, key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, _OPEN), private=True)
+        write_bytes(certificate, signed.public_bytes(_PEM))
+        return certificate, private
+
+    @property
+    def _key(self) -> Path:
+        return self.folder / "authority.key"
+
+
+def make_device_key(path: Path) -> Path:
+    """Make a device's key at `path` (OpenSSH, NIST P-384, as Flower's SuperNodes take them) and its public half beside it, `path`.pub.
+
+    Gives the public file, which the operator registers. Raises OutputError where a key stands already: a device that changes its key is
+    another device.
+    """
+    public = path.with_name(f"{path.name}.pub")
+    _absent(path, public)
+    key = ec.generate_private_key(ec.SECP384R1())
+    write_bytes(path, key.private_bytes(_PEM, serialization.PrivateFormat.OpenSSH, _OPEN), private=True)
+    line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    write_bytes(public, line + b"\n")
+    return public
+
+
+def expires(certificate: Path) -> datetime.datetime:
+    """When a certificate ends, in UTC; raises FederationError for a file that holds none."""
+    try:
+        return x509.load_pem_x509_certificate(Path(certificate).read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        raise FederationError(f"{certificate} holds no certificate: issue one") from None
+
+
+def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - SKEW)
+    builder = builder.not_valid_after(now + datetime.timedelta(days=days))
+    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+
+
+def _usage(**allowed: bool) -> x509.KeyUsage:
+    every = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign")
+    return x509.KeyUsage(**dict.fromkeys((*every, "crl_sign", "encipher_only", "decipher_only"), False) | allowed)
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _absent(*paths: Path) -> None:
+    for path in paths:
+        if path.exists():
+            raise OutputError(f"{path} exists already and is not replaced: choose another folder, or remove it yourself")
