@@ -6,9 +6,10 @@ the losses compare VGG-16's relu1_2, relu2_2, relu3_3 and relu4_3 (Gram matrices
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +132,32 @@ def pictures(count: int, side: int, seed: int = 0) -> Tensor:
         cells *= 2
     low, high = total.amin((1, 2, 3), keepdim=True), total.amax((1, 2, 3), keepdim=True)
     return ((total - low) / (high - low) * 255).round().to(torch.uint8)
+
+
+QUICK = {"repeats": 1, "size": 48, "batch": 2, "width": 4, "matrix": 128, "steps": 3}
+"""What `--quick` sets: it shows that a benchmark runs, and its numbers mean nothing."""
+
+
+def options(text: str, example: str, *, repeats: int, size: int) -> argparse.ArgumentParser:
+    """The options that all benchmarks share; `text` is a module's docstring."""
+    parser = argparse.ArgumentParser(description=text.partition("\n")[0], epilog=f"example: python benchmarks/{example}")
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"medians are over this many ({repeats})")
+    parser.add_argument("--threads", type=int, default=2, help="cores to use (2)")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu, with --threads 1, for a machine that is shared")
+    parser.add_argument("--size", type=int, default=size, help=f"side of the pictures in pixels ({size})")
+    parser.add_argument("--quick", action="store_true", help="tiny networks and pictures, once: seconds; the numbers mean nothing")
+    return parser
+
+
+def settle(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argparse.Namespace:
+    """The options as they are used; `width` is that of all networks, None for each one's own."""
+    args = parser.parse_args(words)
+    args.width = None
+    if args.quick:
+        vars(args).update(QUICK)
+        print("quick: tiny networks and pictures, so that the numbers below mean nothing")
+    torch.set_num_threads(args.threads)
+    return args
 
 
 def seconds(step: Callable[[], object], clock: str) -> float:

@@ -7,11 +7,11 @@ needs no data and no weights. See README.md in this folder.
 
 from __future__ import annotations
 
-import argparse
 import statistics
+from collections.abc import Sequence
 
 import torch
-from reference import pictures, ratio, reference_net, seconds
+from reference import options, pictures, ratio, reference_net, seconds, settle
 from torch import Tensor
 
 from fedstyle.base import Base
@@ -19,7 +19,7 @@ from fedstyle.filter import Filter
 from fedstyle.net import portable
 
 GOALS = {"cnn": 3.0, "cnnLite": 8.0}
-"""How many times as fast as the reference network of 32 channels issue 3 asks each to be, at 45 dB or more."""
+"""How many times as fast as the reference network of 32 channels each is meant to be, at 45 dB or more."""
 
 
 def make_filter(arch: str, width: int | None) -> Filter:
@@ -32,18 +32,11 @@ def make_filter(arch: str, width: int | None) -> Filter:
     return Filter(arch, "reflect", weights)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="example: python benchmarks/stylize.py --repeats 9")
-    parser.add_argument("--repeats", type=int, default=9, help="medians are over this many")
-    parser.add_argument("--threads", type=int, default=2, help="cores to use")
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu, with --threads 1, for a machine that is shared")
-    parser.add_argument("--size", type=int, default=512, help="side of the photo in pixels")
-    parser.add_argument("--width", type=int, default=0, help="channels of all networks, for a quick try; 0 is each one's own")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+def main(words: Sequence[str] | None = None) -> None:
+    args = settle(options(__doc__, "stylize.py --repeats 9", repeats=9, size=512), words)
     photo = pictures(1, args.size).float() / 255
     reference = reference_net(args.width or 32).eval()
-    filters = {arch: make_filter(arch, args.width or None) for arch in GOALS}
+    filters = {arch: make_filter(arch, args.width) for arch in GOALS}
     for theirs, ours in zip(reference.parameters(), filters["cnn"].net.parameters(), strict=True):  # the same layers in the same order
         theirs.data.copy_(ours)
 

@@ -13,12 +13,12 @@ import multiprocessing
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from reference import Recipe, Vgg, pictures, ratio, seconds
+from reference import Recipe, Vgg, options, pictures, ratio, seconds, settle
 
 from fedstyle.base import Base
 from fedstyle.config import Training
@@ -28,11 +28,11 @@ from fedstyle.training import Content, Progress, Task, descend, everything, has_
 
 VARIANTS = {
     "cnn": ("cnn", everything, 5.0),
-    "cnn norms-only": ("cnn", is_norm, 7.0),
+    "cnn, norms only": ("cnn", is_norm, 7.0),
     "cnnLite": ("cnnLite", everything, 12.0),
-    "cnnLite norms-only": ("cnnLite", is_norm, 18.0),
+    "cnnLite, norms only": ("cnnLite", is_norm, 18.0),
 }
-"""Name, architecture, what trains, and how many times as fast as the reference issue 3 asks it to be."""
+"""Name, architecture, what trains, and how many times as fast as the reference it is meant to be."""
 MEMORY = {"cnn": 1000, "cnnLite": 500}
 """MB that a training client may take."""
 
@@ -68,7 +68,7 @@ def step(name: str, args: argparse.Namespace) -> float:
             LOOPS[name] = lambda: recipe.step(photos)
         else:
             arch, trains, _ = VARIANTS[name]
-            LOOPS[name] = client(arch, trains, args.size, args.batch, args.width or None).__next__
+            LOOPS[name] = client(arch, trains, args.size, args.batch, args.width).__next__
     return seconds(LOOPS[name], args.clock)
 
 
@@ -89,15 +89,15 @@ def ceiling(args: argparse.Namespace, dtype: torch.dtype) -> float:
     return 2 * args.matrix**3 / min(seconds(lambda: torch.mm(a, a), args.clock) for _ in range(5))
 
 
-def iterations(args: argparse.Namespace) -> float:
-    """Print the ratios of an iteration, and give the seconds of the reference's.
+def iterations(args: argparse.Namespace) -> None:
+    """Print the ratios of an iteration.
 
     The reference and fedstyle each have a process, for fedstyle sets how its process keeps memory; one rests while the other works.
     """
     kind = torch.bfloat16 if has_fast_bf16(torch.device("cpu")) else torch.float32
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn) as theirs, ProcessPoolExecutor(1, spawn) as ours:
-        homes = {"reference": theirs} | dict.fromkeys(VARIANTS, ours)
+        homes = {"reference": ours if args.quick else theirs} | dict.fromkeys(VARIANTS, ours)
         for name, home in homes.items():  # to warm up
             home.submit(step, name, args).result()
         times: dict[str, list[float]] = {name: [] for name in homes}
@@ -116,10 +116,9 @@ def iterations(args: argparse.Namespace) -> float:
         middle = statistics.median(values)
         share = f"{flops[name] / 1e9:.0f} GFLOP, {flops[name] / middle / speeds[kind]:.0%} of the ceiling"
         print(f"{name}: {middle:.2f} s an iteration, {share}{'' if name == 'reference' else ' (goal: 40%)'}")
-    for name, (_, _, goal) in VARIANTS.items():
-        print(f"{name} training ratio: {ratio(times, name):.1f}x")
+    for name, (arch, _, goal) in VARIANTS.items():
+        print(f"{arch} training ratio{name.removeprefix(arch)}: {ratio(times, name):.1f}x")
         print(f"    goal: {goal:.0f}x")
-    return statistics.median(times["reference"])
 
 
 PROBE = """
@@ -129,7 +128,8 @@ torch.set_num_threads(int(sys.argv[2]))
 if sys.argv[3]:
     sys.path.insert(0, sys.argv[1])
     import training
-    loop = training.client(sys.argv[3], training.everything, int(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6]) or None)
+    arch, trains, _ = training.VARIANTS[sys.argv[3]]
+    loop = training.client(arch, trains, int(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6]) or None)
     for _ in range(3):
         next(loop)
 lines = open("/proc/self/status").read().splitlines()
@@ -137,9 +137,9 @@ print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")))
 """
 
 
-def peak(arch: str, args: argparse.Namespace) -> float:
-    """MB of memory that a fresh process takes at most, which trains, or only imports torch when `arch` is empty."""
-    settings = (torch.get_num_threads(), arch, args.size, args.batch, args.width or 0)
+def peak(name: str, args: argparse.Namespace) -> float:
+    """MB of memory that a fresh process takes at most, which trains, or only imports torch when `name` is empty."""
+    settings = (torch.get_num_threads(), name, args.size, args.batch, args.width or 0)
     command = [sys.executable, "-c", PROBE, str(Path(__file__).parent), *map(str, settings)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) * 1024 / 1e6
 
@@ -150,37 +150,21 @@ def memory(args: argparse.Namespace) -> None:
         print("peak memory: not measured, for this system has no /proc")
         return
     empty = peak("", args)
-    for arch, goal in MEMORY.items():
-        print(f"{arch} peak memory: {peak(arch, args) - empty:.0f} MB")
-        print(f"    goal: {goal} MB")
+    for name, (arch, _, _) in VARIANTS.items():
+        print(f"{arch} peak memory{name.removeprefix(arch)}: {peak(name, args) - empty:.0f} MB")
+        print(f"    goal: {MEMORY[arch]} MB")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="example: python benchmarks/training.py --repeats 5")
-    parser.add_argument("--repeats", type=int, default=5, help="medians are over this many")
-    parser.add_argument("--threads", type=int, default=2, help="cores to train on")
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu, with --threads 1, for a machine that is shared")
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--width", type=int, default=0, help="channels of all networks, for a quick try; 0 is each one's own")
-    parser.add_argument("--matrix", type=int, default=2048, help="side of the matrices that measure the ceiling")
-    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
-    parser.add_argument("--to-loss", action="store_true", help="also the time to the reference's loss (minutes)")
-    parser.add_argument("--steps", type=int, default=200, help="iterations of the reference")
-    parser.add_argument("--vgg", type=Path, help="VGG-16's weights under torchvision's names, at least up to relu3_3")
-    parser.add_argument("--caffe", action="store_true", help="those are the original weights, of Caffe's scale")
-    parser.add_argument("--photos", type=Path, help="a folder; procedural pictures without it")
-    parser.add_argument("--style", type=Path, help="an image; a procedural one without it")
-    parser.add_argument("--base", type=Path, help="a cnnLite base to start from; the shipped one without it")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    full = iterations(args)
-    if not args.no_memory:
+def main(words: Sequence[str] | None = None) -> None:
+    parser = options(__doc__, "training.py --repeats 5", repeats=5, size=256)
+    parser.add_argument("--batch", type=int, default=4, help="photos an iteration (4)")
+    parser.add_argument("--matrix", type=int, default=2048, help="side of the matrices that measure the ceiling (2048)")
+    parser.add_argument("--only", choices=["time", "memory"], help="measure only this")
+    args = settle(parser, words)
+    if args.only != "memory":
+        iterations(args)
+    if args.only != "time":
         memory(args)
-    if args.to_loss:
-        from to_loss import to_loss
-
-        to_loss(args, full)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from fedstyle import params, perceptual
+from fedstyle import params
 from fedstyle.errors import ConfigError
 from fedstyle.perceptual import FeatureNet, Objective, calibrate, gram, load_features, procedural_images, tiny_network, total_variation
+from fedstyle.perceptual import weights as reading
 
 # Convolutions of VGG up to the third tap (Simonyan and Zisserman 2015, table 1, columns D and E), numbered as in torchvision's `features`.
 VGG16 = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256)}
@@ -16,7 +17,7 @@ VGG19 = {**VGG16, 16: (256, 256)}
 PLANS = {"vgg16": VGG16, "vgg19": VGG19}
 
 
-def weights(plan, seed=0):
+def random_weights(plan, seed=0):
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for index, (inputs, outputs) in plan.items():
@@ -30,7 +31,7 @@ def files(tmp_path_factory):
     """One file with random weights for each network, as torchvision would save them."""
     folder = tmp_path_factory.mktemp("weights")
     for name, plan in PLANS.items():
-        torch.save(weights(plan), folder / f"{name}.pth")
+        torch.save(random_weights(plan), folder / f"{name}.pth")
     return folder
 
 
@@ -49,6 +50,18 @@ def test_gram_by_hand():
     assert gram(Y).tolist() == [[[2.5, 5.5], [5.5, 12.5]]]
     assert torch.equal(gram(Y.repeat(1, 1, 3, 2)), gram(Y))  # size does not matter
     assert gram(torch.cat([Y, 2 * Y]))[1].tolist() == [[10.0, 22.0], [22.0, 50.0]]
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_the_slope_of_gram_is_autograds(memory):
+    generator = torch.Generator().manual_seed(0)
+    ours = torch.randn(2, 5, 4, 6, generator=generator).to(memory_format=memory).requires_grad_()
+    exact = ours.detach().double().requires_grad_()
+    flat = exact.flatten(2)
+    slope = torch.randn(2, 5, 5, generator=generator)  # not symmetric, as one that a loss gives would be
+    gram(ours).backward(slope)
+    (flat @ flat.transpose(1, 2) / 24).backward(slope.double())
+    torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=1e-5, atol=1e-6)  # fp32's rounding of sums of ten terms
 
 
 def test_gram_stays_in_fp32_under_autocast():
@@ -160,7 +173,7 @@ def test_the_scales_do_not_depend_on_the_number_of_threads():
     try:
         for threads in (1, 4):
             torch.set_num_threads(threads)
-            found.append(perceptual.calibrate(net).scales.tolist())
+            found.append(calibrate(net).scales.tolist())
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -168,9 +181,9 @@ def test_the_scales_do_not_depend_on_the_number_of_threads():
 
 
 def test_missing_or_damaged_embedded_weights_are_an_error(tmp_path, monkeypatch):
-    load = functools.partial(perceptual._resident.__wrapped__, weights="")
+    load = functools.partial(reading._resident.__wrapped__, weights="")
     file = tmp_path / "tiny.safetensors"
-    monkeypatch.setattr(perceptual, "_EMBEDDED", file)
+    monkeypatch.setattr(reading, "_EMBEDDED", file)
     with pytest.raises(ConfigError, match=r"the embedded weights are missing or damaged \(cannot read .*\): install fedstyle again"):
         load("tiny")
     good = {name: value.half() for name, value in tiny_network().state_dict().items()}
@@ -185,7 +198,7 @@ def test_missing_or_damaged_embedded_weights_are_an_error(tmp_path, monkeypatch)
 def test_vgg_is_torchvisions_up_to_the_third_tap(name, files):
     models = pytest.importorskip("torchvision.models.vgg")
     theirs = models.make_layers(models.cfgs["D" if name == "vgg16" else "E"], batch_norm=False)
-    found = weights(PLANS[name])
+    found = random_weights(PLANS[name])
     ends = (4, 9, 16 if name == "vgg16" else 18)
     assert {key.removeprefix("features.") for key in found} == {key for key in theirs.state_dict() if int(key.split(".")[0]) < ends[-1]}
     theirs.load_state_dict({key.removeprefix("features."): value for key, value in found.items()}, strict=False)
@@ -206,7 +219,7 @@ def test_taps_are_not_changed_by_the_stage_after_them(files):
 
 
 def test_a_safetensors_file_and_a_whole_network_are_taken_too(files, tmp_path):
-    found = weights(VGG16)
+    found = random_weights(VGG16)
     whole = {**found, "features.17.weight": torch.zeros(512, 256, 3, 3), "classifier.0.weight": torch.zeros(4, 4)}
     params.save(whole, tmp_path / "whole.safetensors")
     x = torch.rand(1, 3, 16, 16)
@@ -217,15 +230,15 @@ def test_a_safetensors_file_and_a_whole_network_are_taken_too(files, tmp_path):
 def refused(name, tensors, tmp_path):
     params.save(tensors, tmp_path / "w.safetensors")
     with pytest.raises(ConfigError) as caught:
-        perceptual._resident.__wrapped__(name, str(tmp_path / "w.safetensors"))
+        reading._resident.__wrapped__(name, str(tmp_path / "w.safetensors"))
     return str(caught.value).removeprefix(f"{tmp_path}/w.safetensors: ")
 
 
 def test_weights_of_another_network_or_incomplete_ones_are_refused(tmp_path):
     end = ": these are no weights of vgg16"
-    assert refused("vgg16", weights(VGG19), tmp_path) == f"the tensor 'features.16.weight' is not expected{end}"
-    assert refused("vgg19", weights(VGG16), tmp_path) == "the tensor 'features.16.weight' is missing: these are no weights of vgg19"
-    good = weights(VGG16)
+    assert refused("vgg16", random_weights(VGG19), tmp_path) == f"the tensor 'features.16.weight' is not expected{end}"
+    assert refused("vgg19", random_weights(VGG16), tmp_path) == "the tensor 'features.16.weight' is missing: these are no weights of vgg19"
+    good = random_weights(VGG16)
     without = {key: value for key, value in good.items() if key != "features.14.bias"}
     assert refused("vgg16", without, tmp_path) == f"the tensor 'features.14.bias' is missing{end}"
     assert refused("vgg16", good | {"features.5.bias": torch.zeros(64)}, tmp_path) == f"the tensor 'features.5.bias' has shape (64,){end}"
@@ -279,9 +292,9 @@ def test_weights_in_torchvisions_cache_are_found(tmp_path, monkeypatch):
         load_features("vgg19")
     place = str(caught.value).split("cache (")[1].split(")")[0]
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    torch.save(weights(VGG19), place)
+    torch.save(random_weights(VGG19), place)
     assert load_features("vgg19").name == "vgg19"
-    perceptual._resident.cache_clear()  # those weights are no one's
+    reading._resident.cache_clear()  # those weights are no one's
 
 
 def test_without_torchvision_the_error_names_the_extra(monkeypatch):

@@ -2,7 +2,10 @@ import copy
 import gc
 import hashlib
 import math
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,6 +61,34 @@ def test_two_steps_of_adam_by_hand():
     assert float(memory[f"adam/exp_avg/{CONV}"]) == pytest.approx(0.54)
     assert float(memory[f"adam/exp_avg_sq/{NORM}"]) == pytest.approx(0.016281)
     assert (int(memory["iteration"]), int(memory["adam/step"])) == (2, 2)
+
+
+def test_adam_is_torchs_to_the_bit():
+    draw = torch.Generator().manual_seed(0)
+    ours = [torch.randn(shape, generator=draw) for shape in ((7, 5, 3, 3), (5,))]
+    theirs = [torch.nn.Parameter(value.clone()) for value in ours]
+    means, squares = ([torch.zeros_like(value) for value in ours] for _ in range(2))
+    adam = torch.optim.Adam([{"params": [value]} for value in theirs])
+    for step in range(1, 12):
+        rates = [rate * min(1, step / 5) for rate in (1e-3, 1e-2)]
+        for value, group, rate in zip(theirs, adam.param_groups, rates, strict=True):
+            value.grad, group["lr"] = torch.randn(value.shape, generator=draw), rate
+        training._adam(ours, [value.grad for value in theirs], means, squares, step, rates)
+        adam.step()
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_training_does_not_load_torchs_compiler():
+    """It takes 150 MB and seconds; torch's own Adam imports it."""
+    program = """
+import sys
+import torch
+from toys import Two, toy_task
+from fedstyle.training import descend
+list(descend(Two(), toy_task(), {}, iterations=1, rate=0.1, norm_rate=0.1))
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent, check=True)
 
 
 def test_the_rates_rise_over_the_warm_up():
@@ -156,6 +187,33 @@ def test_a_real_network_goes_on_bit_exactly(real, base, fast, monkeypatch):
     assert params.fingerprint(net.state_dict()) == params.fingerprint(whole.state_dict())
     assert params.fingerprint(kept) == params.fingerprint(memory)
     assert params.fingerprint(net.state_dict()) != base.sha256
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads(real, base):
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):  # with two, each picture of a batch has a thread of its own
+            torch.set_num_threads(threads)
+            net, memory = base.net(), {}
+            seen = run(net, real, memory, iterations=2, rate=1e-3, norm_rate=1e-2)
+            found.append((params.fingerprint(net.state_dict()), params.fingerprint(memory), seen))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+
+
+def test_a_batchs_slope_is_the_mean_of_its_pictures(crops, objective, base):
+    # Adam's first moment after one step is a tenth of the slope; that of a batch of two is the mean of those of its pictures alone.
+    found = []
+    for chosen in ([0, 1], [0], [1]):
+        content = Content(crops[chosen], objective, torch.device("cpu"))
+        memory = {}
+        run(base.net(), Task(content, objective, Training(size=32, batch=len(chosen), device="cpu")), memory)
+        found.append({name: value for name, value in memory.items() if name.startswith("adam/exp_avg/")})
+    for name, both in found[0].items():
+        # Sums of 2^8 to 2^10 pixels in another order differ by their rounding, some 1e-7 of the largest term.
+        torch.testing.assert_close(both, (found[1][name] + found[2][name]) / 2, rtol=1e-4, atol=1e-6)
 
 
 def test_moments_of_another_network_are_an_error():
