@@ -1,13 +1,23 @@
-"""A hostile photo library turned into training crops and evaluation views, on the device only."""
+"""A hostile photo library turned into training crops and evaluation views, on the device only.
+
+    photos = Photos.open("Pictures", thumbnails=Thumbnails(Path("home/thumbnails")))
+    crops = photos.crops(256, 64, seed=0)  # 64 photos are decoded, however many there are
+    for left_out in photos.report():
+        print(left_out.count, left_out.reason, left_out.advice)  # for the owner's eyes: nothing sends it
+
+A library is opened lazily: files are listed, their headers are read, and a photo is decoded when it is needed. One that turns out to be
+damaged is then left out, counted, and replaced by the next.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,130 +25,199 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedstyle.cropping import cut, known
 from fedstyle.errors import PhotoError
-from fedstyle.picture import MIN_SIDE, UnusableError, open_image, read, regular, show
+from fedstyle.picture import MIN_SIDE, REASONS, UnusableError, look, open_image, read, regular, show
+from fedstyle.quiet import QUIET
+from fedstyle.thumbnails import Thumbnails
 
-__all__ = ["COMPANIONS", "Photos", "divide", "examine", "open_image"]
+__all__ = ["COMPANIONS", "Photos", "Skipped", "divide", "examine", "open_image"]
 
-COMPANIONS = frozenset(
-    [
-        ".aae",
-        ".avi",
-        ".csv",
-        ".db",
-        ".gpx",
-        ".htm",
-        ".html",
-        ".ini",
-        ".json",
-        ".m4v",
-        ".md",
-        ".mov",
-        ".mp3",
-        ".mp4",
-        ".pdf",
-        ".py",
-        ".svg",
-        ".thm",
-        ".toml",
-        ".txt",
-        ".wav",
-        ".xmp",
-        ".yaml",
-        ".yml",
-        ".zip",
-    ]
-)
+_BESIDE = ".aae .avi .csv .db .gpx .htm .html .ini .json .m4v .md .mov .mp3 .mp4 .pdf .py .svg .thm .toml .txt .wav .xmp .yaml .yml .zip"
+COMPANIONS = frozenset(_BESIDE.split())
 """Extensions of what lies beside photos in a library, such as the video of a Live Photo: passed over and not counted."""
+
+_TWICE = "has the same content as another of the photos: nothing needs to be done"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Files that were left out for one reason, as an app may show it; `advice` is a sentence that says what the owner can do."""
+
+    reason: str
+    count: int
+    advice: str
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos of one person, on their device: files that were decoded once and found good, no two with the same content.
+    """Photos of one person, on their device: files whose header is that of a usable photo, no two with the same content.
 
-    `skipped` counts what was left out, by reason and without names.
+    Their number is fixed when they are opened. `left_out` counts what was left out then, by reason and without names. Photos and their
+    subsets share what they learn of damaged files; it is no part of their value.
     """
 
     paths: tuple[Path, ...]
-    skipped: Mapping[str, int] = field(default_factory=dict, hash=False)
+    left_out: Mapping[str, int] = field(default_factory=dict, hash=False)
+    thumbnails: Thumbnails | None = field(default=None, compare=False)
+    _found: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)  # what was decoded: why it is unusable, "" for sound
 
     @classmethod
-    def open(cls, source: Path | Sequence[Path]) -> Photos:
-        """Take the usable photos of a folder (with its subfolders, sorted by name) or of a list of files (in its order).
+    def open(cls, source: Path | Sequence[Path], *, thumbnails: Thumbnails | None = None) -> Photos:
+        """Take the photos of a folder (with its subfolders, sorted by name) or of a list of files (in its order).
 
         Hidden files and COMPANIONS in a folder are passed over; links to folders are not followed, links to files are. Of files with the
-        same bytes the first is taken and the others count as `duplicate`, so that a photo kept out of training is not there as a copy.
+        same bytes the first is taken and the others count as `duplicate`, so that a photo kept out of training is not there as a copy;
+        only files of one size are compared. Of the photos only as many are decoded as it takes to find a sound one. With `thumbnails`,
+        small versions are kept on the device's disk, and crops and views are cut from them.
         Raises PhotoError when the folder is missing or is none, or when no photo is usable.
         """
-        skipped: Counter[str] = Counter()
-        good: dict[bytes, Path] = {}
-        for path, reason in examine(source):
-            if reason:
-                skipped[reason] += 1
-                continue
-            try:
-                content = _hash(path)
-            except UnusableError as why:  # it changed just now
-                skipped[why.reason] += 1
-                continue
-            if content in good:
-                skipped["duplicate"] += 1
-            else:
-                good[content] = path
-        if not good:
-            where = show(source) if isinstance(source, (str, os.PathLike)) else "the list of photos"
-            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
-            found = f"{skipped.total()} skipped: {counts}" if counts else "it is empty"
-            raise PhotoError(f"{where} holds no usable photo ({found}): add JPEG, PNG, HEIC or WebP photos")
-        return cls(tuple(good.values()), dict(sorted(skipped.items())))
+        candidates, closed = _candidates(source)
+        left_out = Counter({"unreadable": len(closed)} if closed else {})
+        opened: list[tuple[Path, os.stat_result]] = []
+        with QUIET:
+            for path in candidates:
+                try:
+                    opened.append((path, look(path)))
+                except UnusableError as why:
+                    left_out[why.reason] += 1
+        paths, more = _distinct(opened)
+        photos = cls(tuple(paths), dict(sorted((left_out + more).items())), thumbnails)
+        where = show(source) if isinstance(source, (str, os.PathLike)) else "the list of photos"
+        photos._need(any(photos._sound(index) for index in range(len(photos))), where)
+        return photos
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How many files were left out, by reason and without names: those of `left_out`, and those found damaged since."""
+        found = Counter(reason for path in self.paths if (reason := self._found.get(path)))
+        return dict(sorted((Counter(self.left_out) + found).items()))
+
+    @property
+    def usable(self) -> int:
+        """How many photos there are without those found damaged so far."""
+        return sum(not self._found.get(path) for path in self.paths)
+
+    def report(self) -> tuple[Skipped, ...]:
+        """What was left out and what its owner can do about it, the most frequent first. It is for the device's own screen."""
+        advice = {reason: f"Each of them {text}." for reason, text in (REASONS | {"duplicate": _TWICE}).items()}
+        rows = sorted(self.skipped.items(), key=lambda item: (-item[1], item[0]))
+        return tuple(Skipped(reason, count, advice[reason]) for reason, count in rows)
+
+    def checked(self) -> Photos:
+        """Decode every photo now, and give those that are sound; it takes as long as reading them all.
+
+        Raises PhotoError when none is.
+        """
+        sound = [index for index in range(len(self)) if self._sound(index)]
+        self._need(bool(sound), "the library")
+        return replace(self, paths=tuple(self.paths[index] for index in sound), left_out=self.skipped)
+
     def load(self, index: int) -> Image.Image:
-        """One whole photo as upright sRGB. Raises PhotoError when its file has changed for the worse."""
+        """One whole photo as upright sRGB. Raises PhotoError when it is damaged, or its file has changed for the worse."""
         return open_image(self.paths[index])
 
     def subset(self, indices: Iterable[int]) -> Photos:
-        """The photos at these places, in this order."""
-        return Photos(tuple(self.paths[i] for i in indices))
+        """The photos at these places, in this order; what the whole library left out at its opening is not counted again."""
+        return replace(self, paths=tuple(self.paths[index] for index in indices), left_out={})
 
-    def digest(self) -> str:
-        """SHA-256 over the content of the files in their order, in hexadecimal; names and places do not count.
+    def digest(self, count: int | None = None, seed: int = 0) -> str:
+        """SHA-256 over the content of the files in their order, in hexadecimal; names, places and times do not count.
 
-        It tells a session that its photos are the same. It is private: who holds a photo can recognise it, so it stays on the device.
+        With `count` it is over how many photos there are and the content of those that `crops(size, count, seed)` shows, in the order of
+        `seed`: all that these crops depend on, and no more files to read than training reads. It tells a session that its photos are the
+        same. It is private: who holds a photo can recognise it, so it stays on the device.
+        Raises PhotoError for a file that cannot be read any more.
         """
-        whole = hashlib.sha256()
-        for path in self.paths:
+        whole, drawn = hashlib.sha256(), iter(range(len(self)))
+        if count is not None:
+            drawn = itertools.islice((index for index in self._order(seed) if self._sound(index)), count)
+            whole.update(f"{len(self)} photos, {count} crops, thumbnails: {self.thumbnails is not None}\n".encode())
+        for index in drawn:
             try:
-                whole.update(_hash(path))
+                whole.update(_hash(self.paths[index]))
             except UnusableError as why:
-                raise PhotoError(f"{show(path)} {why.found}") from why.__cause__
+                raise PhotoError(f"{show(self.paths[index])} {why.found}") from why.__cause__
         return whole.hexdigest()
 
-    def crops(self, size: int, count: int, seed: int) -> Tensor:
+    def crops(self, size: int, count: int, seed: int, *, processing: str = "scale-fill") -> Tensor:
         """Square training crops: uint8 (count, 3, size, size), sRGB.
 
-        The photos take turns in a seeded order. Each crop shows its photo as if its short side had been resized (Lanczos) to between
-        `size` and 1.5 `size`, at a random place, flipped half of the time. The result depends on the photos and the arguments only.
-        """
-        rng = np.random.default_rng(seed)
-        order = rng.permutation(len(self))
-        draws = rng.random((count, 4))
-        crops = torch.empty(count, 3, size, size, dtype=torch.uint8)
-        for turn in range(min(count, len(self))):
-            photo = open_image(self.paths[order[turn]], side=math.ceil(1.5 * size))
-            for k in range(turn, count, len(self)):  # all crops of this photo, so that it is decoded once
-                scale, x, y, flip = draws[k]
-                edge = min(photo.size) / (1 + scale / 2)
-                crop = _square(photo, size, edge, x, y)
-                crops[k] = crop.flip(2) if flip < 0.5 else crop
-        return crops
+        The photos take turns in a seeded order. Each crop is flipped half of the time; `processing` says what of its photo it shows:
 
-    def views(self, size: int) -> Tensor:
-        """The centre square of every photo, resized: uint8 (n, 3, size, size), sRGB, with nothing random; for evaluation."""
-        opened = (open_image(path, side=size) for path in self.paths)
-        return torch.stack([_square(photo, size, min(photo.size), 0.5, 0.5) for photo in opened])
+        - "scale-fill": a square at a random place, as if the photo's short side had been resized (Lanczos) to between `size` and 1.5
+          `size`, so that the photo fills the crop.
+        - "centre-crop": the same at the photo's centre.
+        - "scale-fit": the whole photo, its long side resized to `size`; beside it, its own mirror image instead of bars, because a filter
+          would learn bars.
+
+        A photo that cannot be decoded is skipped and counted, and the next in the order takes its turn. The result depends on the photos
+        and the arguments only. Raises PhotoError when no photo can be decoded, ConfigError for an unknown `processing`.
+        """
+        known(processing)
+        rng = np.random.default_rng(seed)
+        order, draws = rng.permutation(len(self)), rng.random((count, 4))
+        while True:
+            hopeful = [index for index in order if not self._found.get(self.paths[index])]
+            self._need(bool(hopeful) or not count, "the library")
+            crops, turn = torch.empty(count, 3, size, size, dtype=torch.uint8), 0
+            for index in hopeful:
+                if turn == count:
+                    break
+                if (photo := self._take(index, math.ceil(1.5 * size))) is None:
+                    continue
+                for k in range(turn, count, len(hopeful)):  # all crops of this photo, so that it is decoded once
+                    scale, x, y, flip = draws[k]
+                    crop = cut(photo, size, processing, 1 + scale / 2, x, y)
+                    crops[k] = crop.flip(2) if flip < 0.5 else crop
+                turn += 1
+            if turn == min(count, len(hopeful)):
+                return crops
+            # There are fewer photos than hoped for, so each takes more turns: once more, now that all are known.
+
+    def views(self, size: int, *, processing: str = "scale-fill") -> Tensor:
+        """A square of every photo that can be decoded: uint8 (n, 3, size, size), sRGB, with nothing random; for evaluation.
+
+        It is the whole centre square, resized, or with "scale-fit" the whole photo, as `crops` shows it.
+        Raises PhotoError when no photo can be decoded, ConfigError for an unknown `processing`.
+        """
+        known(processing)
+        opened = (self._take(index, size) for index in range(len(self)))
+        views = [cut(photo, size, processing, 1.0, 0.5, 0.5) for photo in opened if photo is not None]
+        self._need(bool(views), "the library")
+        return torch.stack(views)
+
+    def _order(self, seed: int) -> list[int]:
+        """The order in which `crops` takes the photos."""
+        order: list[int] = np.random.default_rng(seed).permutation(len(self)).tolist()
+        return order
+
+    def _take(self, index: int, side: int) -> Image.Image | None:
+        """A photo whose short side is at least `side` where it has that many pixels; None, noted, for one that cannot be decoded."""
+        path = self.paths[index]
+        if self._found.get(path):
+            return None
+        try:
+            photo = self.thumbnails.open(path, side) if self.thumbnails else read(path, side)
+        except UnusableError as why:
+            self._found[path] = why.reason
+            return None
+        self._found[path] = ""
+        return photo
+
+    def _sound(self, index: int) -> bool:
+        """Whether a photo can be decoded; each is tried once."""
+        found = self._found.get(self.paths[index])
+        return self._take(index, MIN_SIDE) is not None if found is None else not found
+
+    def _need(self, some: bool, where: str) -> None:
+        if not some:
+            counts = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
+            found = f"{sum(self.skipped.values())} skipped: {counts}" if counts else "it is empty"
+            raise PhotoError(f"{where} holds no usable photo ({found}): add JPEG, PNG, HEIC or WebP photos")
 
 
 def examine(source: Path | Sequence[Path]) -> Iterator[tuple[Path, str]]:
@@ -146,10 +225,7 @@ def examine(source: Path | Sequence[Path]) -> Iterator[tuple[Path, str]]:
 
     A subfolder that cannot be listed is a candidate too. Raises PhotoError when the folder is missing or is none.
     """
-    if isinstance(source, (str, os.PathLike)):
-        candidates, closed = _walk(Path(source))
-    else:
-        candidates, closed = [Path(path) for path in source], []
+    candidates, closed = _candidates(source)
     for path in closed:
         yield path, "unreadable"
     for path in candidates:
@@ -172,18 +248,38 @@ def divide(photos: Photos, clients: int, seed: int) -> list[Photos]:
     return [photos.subset(sorted(part.tolist())) for part in np.array_split(order, clients)]
 
 
-def _square(photo: Image.Image, size: int, edge: float, x: float, y: float) -> Tensor:
-    """The square with sides of `edge` pixels at the place x, y (0 = left or top, 1 = right or bottom), resized to `size`."""
-    left, top = x * (photo.width - edge), y * (photo.height - edge)
-    box = (left, top, min(left + edge, photo.width), min(top + edge, photo.height))
-    pixels = np.asarray(photo.resize((size, size), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+def _distinct(opened: Sequence[tuple[Path, os.stat_result]]) -> tuple[list[Path], Counter[str]]:
+    """The first file of each content, and what was left out. What has a size of its own is not read, nor is one file by two names."""
+    sizes = Counter(size for _, _, size in {(status.st_dev, status.st_ino, status.st_size) for _, status in opened})
+    files: set[tuple[int, int]] = set()
+    contents: set[bytes] = set()
+    paths: list[Path] = []
+    left_out: Counter[str] = Counter()
+    for path, status in opened:
+        file = (status.st_dev, status.st_ino)
+        try:
+            content = _hash(path) if sizes[status.st_size] > 1 and file not in files else b""
+        except UnusableError as why:  # it changed just now
+            left_out[why.reason] += 1
+            continue
+        if file in files or content in contents:
+            left_out["duplicate"] += 1
+        else:
+            paths.append(path)
+        files.add(file)
+        contents |= {content} - {b""}
+    return paths, left_out
 
 
 def _hash(path: Path) -> bytes:
     """The SHA-256 of a file's bytes; raises UnusableError."""
     with regular(path) as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def _candidates(source: Path | Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Files that may be photos, and folders that cannot be listed. Raises PhotoError when the source is a folder that is none."""
+    return _walk(Path(source)) if isinstance(source, (str, os.PathLike)) else ([Path(path) for path in source], [])
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -12,8 +12,6 @@ import io
 import logging
 import os
 import stat
-import threading
-import warnings
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from fedstyle.errors import FedstyleError, PhotoError
+from fedstyle.quiet import QUIET
 
 MAX_PIXELS = 50_000_000
 """Pictures of more pixels are refused from their header: 50 MP take 150 MB as RGB."""
@@ -36,6 +35,15 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 """What is decoded, by Pillow's names; HEIF with the `heif` extra. JPEG includes the multi-picture files of phones."""
 
 _HEIF = "is HEIC: install the extra that reads it (pip install 'fedstyle[heif]'), or save it as JPEG"
+_CAMERA = "is a camera's raw file or a damaged TIFF: save it as JPEG or PNG"
+_BRANDS: dict[bytes, tuple[str, ...]] = dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), ("HEIF",))
+_BRANDS |= dict.fromkeys((b"avif", b"avis"), ("AVIF",)) | dict.fromkeys((b"mif1", b"msf1"), ("HEIF", "AVIF"))
+"""Brands of ISO base media files -> who decodes them, by Pillow's names."""
+_RAW = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"FUJIFILMCCD-RAW", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FOVb")
+_OTHERS = (b"%!PS", b"\xc5\xd0\xd3\xc6", b"8BPS", b"%PDF", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ")
+"""How EPS, PSD, PDF, JPEG XL, and JPEG 2000 begin."""
+_SUBFILE, _DNG_VERSION = 0x00FE, 0xC612
+"""TIFF tags: what kind of page it is (1: a preview of another), and the mark of a digital negative (DNG 1.7)."""
 REASONS = {
     "missing": "does not exist: check the path",
     "not a file": "is not a regular file: give the path of a picture",
@@ -106,51 +114,124 @@ def regular(path: Path) -> Iterator[BufferedReader]:
         raise UnusableError("unreadable") from why
 
 
+def look(path: Path) -> os.stat_result:
+    """Look at a file's size and header, decode nothing, and give its status; raises UnusableError for what is seen to be unusable.
+
+    It is cheap, so it misses what only decoding shows: damage, and the pixels of HEIC, AVIF and WebP, whose decoders read whole files.
+    """
+    with regular(path) as file:
+        status = os.fstat(file.fileno())
+        head = _head(file)
+        if _whole(head):
+            if not _decodable(head):
+                raise _unidentified(file)
+            return status
+        with _explained(file), Image.open(file, formats=_formats()) as image:
+            _measure(image)
+        return status
+
+
 def read(path: Path, side: int | None) -> Image.Image:
     """Decode one picture as `open_image` promises, or raise UnusableError."""
     with regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            raise UnusableError("empty")
-        if size > MAX_BYTES:
-            raise UnusableError("too large", f"is too large ({size / 1e6:,.0f} MB): choose one of at most {MAX_BYTES // 1_000_000} MB")
-        try:
-            with _QUIET, Image.open(file, formats=_formats()) as image:
-                return _decode(image, side)
-        except UnusableError:
-            raise
-        except UnidentifiedImageError as why:
-            raise _unidentified(file) from why
-        except (Image.DecompressionBombError, MemoryError) as why:
-            raise UnusableError("too large") from why
-        except Exception as why:  # decoders raise whatever they like: OSError, ValueError, SyntaxError, struct.error, KeyError ...
-            unreadable = isinstance(why, OSError) and why.errno is not None
-            raise UnusableError("unreadable" if unreadable else "damaged") from why
+        _head(file)
+        with _explained(file), Image.open(file, formats=_formats()) as image:
+            return _decode(image, side)
+
+
+def _head(file: BufferedReader) -> bytes:
+    """The first bytes of a file of usable size; a WebP's pixels are counted here, for its decoder makes room for them at once."""
+    size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        raise UnusableError("empty")
+    if size > MAX_BYTES:
+        raise UnusableError("too large", f"is too large ({size / 1e6:,.0f} MB): choose one of at most {MAX_BYTES // 1_000_000} MB")
+    try:
+        head = file.read(32)
+        file.seek(0)
+    except OSError as why:
+        raise UnusableError("unreadable") from why
+    if head.startswith(b"II*\0") and head[8:10] == b"CR":
+        raise UnusableError("format not supported", _CAMERA)
+    if head[8:12] == b"WEBP" and len(head) >= 30:
+        kind, number = head[12:16], int.from_bytes
+        if kind == b"VP8X":
+            width, height = number(head[24:27], "little") + 1, number(head[27:30], "little") + 1
+        elif kind == b"VP8L":
+            sides = number(head[21:25], "little")
+            width, height = (sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1
+        else:
+            width, height = number(head[26:28], "little") & 0x3FFF, number(head[28:30], "little") & 0x3FFF
+        if width * height > MAX_PIXELS:
+            raise _too_large(width, height)
+    return head
+
+
+@contextlib.contextmanager
+def _explained(file: BufferedReader) -> Iterator[None]:
+    """Whatever goes wrong inside becomes UnusableError, without a warning."""
+    try:
+        with QUIET:
+            yield
+    except UnusableError:
+        raise
+    except UnidentifiedImageError as why:
+        raise _unidentified(file) from why
+    except (Image.DecompressionBombError, MemoryError) as why:
+        raise UnusableError("too large") from why
+    except Exception as why:  # decoders raise whatever they like: OSError, ValueError, SyntaxError, struct.error, KeyError ...
+        unreadable = isinstance(why, OSError) and why.errno is not None
+        raise UnusableError("unreadable" if unreadable else "damaged") from why
+
+
+def _whole(head: bytes) -> bool:
+    """Whether opening means reading the whole file."""
+    return head[8:12] == b"WEBP" or head[4:8] == b"ftyp"
+
+
+def _decodable(head: bytes) -> bool:
+    kinds = ("WEBP",) if head[8:12] == b"WEBP" else _BRANDS.get(head[8:12], ())
+    return any(kind in _formats() for kind in kinds)
 
 
 def _unidentified(file: BufferedReader) -> UnusableError:
     file.seek(0)
-    head = file.read(16)
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"hevc"):
-        return UnusableError("format not supported", _HEIF) if "HEIF" not in _formats() else UnusableError("damaged")
-    if head.startswith((b"II*\0", b"MM\0*")):
-        return UnusableError("format not supported", "is a camera's raw file or a damaged TIFF: save it as JPEG or PNG")
-    if head.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6", b"8BPS", b"%PDF")):
+    head = file.read(32)
+    if head[8:12] in _BRANDS and head[4:8] == b"ftyp":
+        if _decodable(head):
+            return UnusableError("damaged")
+        return UnusableError("format not supported", _HEIF if "HEIF" in _BRANDS[head[8:12]] else "")
+    if head.startswith(_RAW) or head[4:12] == b"ftypcrx ":
+        return UnusableError("format not supported", _CAMERA)
+    if head.startswith(_OTHERS):
         return UnusableError("format not supported")
     if head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")) or head[8:12] == b"WEBP":
         return UnusableError("damaged")
     return UnusableError("not an image")
 
 
-def _decode(image: Image.Image, side: int | None) -> Image.Image:
+def _too_large(width: int, height: int) -> UnusableError:
+    return UnusableError("too large", f"has {width}x{height} pixels and {REASONS['too large']}")
+
+
+def _measure(image: Image.Image) -> None:
+    """Refuse what the header shows to be no photo."""
     width, height = image.size
     short, long = sorted(image.size)
+    if image.format == "TIFF":  # what a raw file shows first is a small preview, not the photo
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        if _DNG_VERSION in tags or tags.get(_SUBFILE, 0) == 1:
+            raise UnusableError("format not supported", _CAMERA)
     if short < MIN_SIDE:
         raise UnusableError("too small", f"has {width}x{height} pixels and {REASONS['too small']}")
     if long > MAX_ASPECT * short:
         raise UnusableError("too narrow", f"has {width}x{height} pixels and {REASONS['too narrow']}")
     if width * height > MAX_PIXELS:
-        raise UnusableError("too large", f"has {width}x{height} pixels and {REASONS['too large']}")
+        raise _too_large(width, height)
+
+
+def _decode(image: Image.Image, side: int | None) -> Image.Image:
+    _measure(image)
     if side is not None:
         image.draft(None, (side, side))
     image.load()  # before anything else: reading EXIF first would swallow a decoder's error
@@ -169,19 +250,23 @@ def _srgb(image: Image.Image) -> Image.Image:
     """An image of any mode as a new 8-bit sRGB one, transparency on white."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        grey = np.asarray(image).astype(np.int64)  # 65535 is white; Pillow's own conversion would saturate at 255
-        image = Image.fromarray(((grey + 128) // 257).clip(0, 255).astype(np.uint8))
+        wide, grey = np.asarray(image), np.empty((image.height, image.width), np.uint8)
+        for row in range(0, image.height, 256):  # 65535 is white; Pillow's own conversion would saturate at 255
+            grey[row : row + 256] = ((wide[row : row + 256].astype(np.int64) + 128) // 257).clip(0, 255)
+        image = Image.fromarray(grey)
     if image.mode in ("I", "F", "LAB"):
         raise UnusableError("format not supported", f"holds {image.mode} samples, which fedstyle does not read: save it as JPEG or PNG")
     alpha = None
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         alpha = image.getchannel("A")
     if alpha is not None or image.mode not in ("L", "RGB", "CMYK"):
         image = image.convert("RGB")
     rgb = _managed(image, profile) if profile else image.convert("RGB")
     if alpha is not None:
-        rgb = Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
+        white = Image.new("RGB", rgb.size, "white")
+        white.paste(rgb, mask=alpha)
+        rgb = white
     return rgb
 
 
@@ -207,27 +292,3 @@ def _formats() -> tuple[str, ...]:
     Image.init()
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # or Python would print what Pillow logs about a broken TIFF
     return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-class _Quiet:
-    """Pillow's warnings are ignored while any thread is inside; a plain catch_warnings in two threads would restore wrongly."""
-
-    def __init__(self) -> None:
-        self.lock, self.inside, self.saved = threading.Lock(), 0, warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.inside == 0:
-                self.saved = warnings.catch_warnings()
-                self.saved.__enter__()
-                warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif)(\.|$)")
-            self.inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                self.saved.__exit__(None, None, None)
-
-
-_QUIET = _Quiet()

@@ -80,10 +80,10 @@ def _libraries(data: Data, seed: int) -> tuple[list[tuple[Photos, Photos]], dict
     if isinstance(data.photos, tuple):
         folders = [Path(folder) for folder in data.photos]
     elif data.photos == "demo":
-        whole = Photos.open(list(demo_photos().values()))
+        whole = Photos.open(list(demo_photos().values())).checked()
         return _split(whole, data, seed)
     elif data.clients:
-        return _split(Photos.open(Path(data.photos)), data, seed)
+        return _split(Photos.open(Path(data.photos)).checked(), data, seed)
     else:
         root = Path(data.photos)
         folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")) if root.is_dir() else [root]
@@ -95,7 +95,7 @@ def _libraries(data: Data, seed: int) -> tuple[list[tuple[Photos, Photos]], dict
         raise ConfigError(f"data.clients = {data.clients}, but data.photos lists {len(folders)} folders: leave data.clients out")
     libraries, skipped = [], dict[str, int]()
     for number, folder in enumerate(folders):
-        whole = Photos.open(folder)
+        whole = Photos.open(folder).checked()
         for reason, count in whole.skipped.items():
             skipped[reason] = skipped.get(reason, 0) + count
         kept_out = min(data.holdout, len(whole) - 1)
