@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import torch
 from hypothesis import given, settings
@@ -33,7 +35,7 @@ def test_a_norm_beyond_the_range_of_fp32_squares_is_clipped_too():
     assert math.isclose(norm(clip(update, 1.0)), 1.0, rel_tol=1e-6)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(st.sampled_from("abcd"), st.lists(st.floats(-1e6, 1e6, width=32), max_size=6), max_size=4),
     st.floats(1e-3, 1e6),
@@ -47,3 +49,29 @@ def test_the_norm_is_at_most_the_bound_and_the_direction_stays(values, bound):
     scale = min(1.0, bound / norm(update)) if norm(update) else 1.0
     for name, value in clipped.items():
         torch.testing.assert_close(value.double(), update[name].double() * scale, rtol=1e-6, atol=1e-37)
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_accounting_and_secure_sums_need_neither_torch_nor_flower_to_load():
+    names = ("accounting", "ledger", "sampling", "shares", "secagg.client", "secagg.server")
+    code = "; ".join(f"import fedstyle.privacy.{name}" for name in names)
+    loaded = {module.partition(".")[0] for module in run(f"{code}; import sys; print(*sys.modules)")}
+    assert "cryptography" in loaded
+    assert not loaded & {"torch", "flwr", "dp_accounting", "scipy", "PIL"}
+
+
+def test_without_cryptography_the_extra_is_named():
+    code = """
+import sys
+sys.modules["cryptography.exceptions"] = None
+import fedstyle.privacy.secagg.terms, fedstyle.privacy.shares
+from fedstyle.errors import FedstyleError
+try:
+    import fedstyle.privacy.secagg.client
+except FedstyleError as error:
+    print(error)
+"""
+    assert "'fedstyle[secure]'" in run(code)
