@@ -1,19 +1,23 @@
 import dataclasses
+import inspect
+import json
+import re
 
 import pytest
 import torch
-from toys import CONV, NORM, Two, toy_task
+from toys import CONV, NORM, Ends, Two, toy_task
 
 from fedstyle import params
-from fedstyle.base import build
+from fedstyle.base import Base, build
 from fedstyle.client import Client
-from fedstyle.errors import ConfigError
-from fedstyle.methods import METHODS, make_method
+from fedstyle.errors import Cancelled, ConfigError, ParamsError
+from fedstyle.methods import METHODS, Rates, check_match, make_method, settings
 from fedstyle.net import is_norm
 from fedstyle.training import derive
 
 QUICK = {"steps": 2, "lr": 1e-3, "norm_lr": 1e-2}
 HAND = {"steps": 2, "lr": 0.1, "norm_lr": 0.2}
+TOYS = {"fedrep": Ends}
 
 
 @pytest.fixture
@@ -31,53 +35,122 @@ def style_image_file(folder, image):
 
 # ---------------------------------------------------------------------------------------------- what every method promises
 
+HEAD, ENTRY = ("up1.", "up2.", "out."), ("down1.", "down2.")
+TUNED = {"fedper": HEAD, "fedrep": HEAD, "fedbabu": HEAD, "lg-fedavg": ENTRY}
+"""The beginnings of the names that a filter without `full` trains."""
+NORMS = {"fedavg", "fedprox", "fedbn", "predicted", "meta-norms"}
+
+
+def tuned(name, parameter):
+    if name == "lora":
+        return is_norm(parameter) or parameter.endswith("conv.weight")
+    return is_norm(parameter) if name in NORMS else parameter.startswith(TUNED.get(name, ""))
+
+
+def learns(parameter):
+    """Whether a step changes it: a norm undoes the bias of the convolution before it."""
+    return not parameter.endswith("conv.bias") or parameter == "out.conv.bias"
+
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_contract(name, client, base, tmp_path):
+def test_the_contract_of_a_round(name, client, base):
     method = make_method({"name": name, **QUICK})
     assert dataclasses.is_dataclass(method)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        method.steps = 3
+        method.rates = None
     shared = {key for key in base.weights if method.shares(key)}
 
-    # An update holds the shared names, all of them and nothing else; it changes something.
+    # An update holds the shared names, all of them and nothing else; it changes something, and all of it is finite.
     here, there = client(method), client(method, "other home")
     updates = [here.fit(base, round=number) for number in range(2)]
     for update in updates:
         assert set(update.delta) == shared
+        assert [item.name for item in dataclasses.fields(update)] == ["delta"]
         assert not shared or any(bool(value.any()) for value in update.delta.values())
+        assert all(bool(value.isfinite().all()) for value in update.delta.values())
+    # What is not shared, and the memory, lie at home and nowhere else.
+    assert sorted(path.name for path in here.folder.iterdir()) == ["losses.jsonl", "private.safetensors"]
+    kept = here_state(here)
+    assert {key.removeprefix("net/") for key in kept if key.startswith("net/")} == set(base.weights) - shared
+    lines = [json.loads(line) for line in (here.folder / "losses.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [*range(1, lines[0]["iterations"] + 1)] * 2
 
-    # The same inputs give the same bits, in another home and another order of asking.
+    # The same inputs give the same bits, in another home and another order of asking, in a process that was killed between the rounds.
     there.evaluate(base, there.library)
-    again = [there.fit(base, round=number) for number in range(2)]
+    again = [there.fit(base, round=0), client(method, "other home").fit(base, round=1)]
     assert [params.fingerprint(update.delta) for update in again] == [params.fingerprint(update.delta) for update in updates]
+    assert params.fingerprint(here_state(there)) == params.fingerprint(kept)
     # A second round goes on from what is kept at home, and so is not the first again.
     assert not shared or params.fingerprint(updates[0].delta) != params.fingerprint(updates[1].delta)
 
-    # Personalisation stopped anywhere and taken up again gives the filter of an unbroken one.
-    for full in (False, True):
-        filter = here.personalize(base, iterations=3, full=full).result()
-        for stop in (1, 2):
-            session = tmp_path / f"session {full} {stop}"
-            job = here.personalize(base, iterations=3, full=full, session=session)
-            for progress in job:
-                if progress.iteration == stop:
-                    job.cancel()
-                    break
-            with pytest.raises(Exception, match="run again to go on"):
-                job.result()
-            del job
-            resumed = there.personalize(base, iterations=3, full=full, session=session)
-            assert [progress.iteration for progress in resumed] == list(range(stop + 1, 4))
-            assert resumed.result().sha256 == filter.sha256
 
-    # Without `full` only private parameters move, except that a method that keeps everything private moves everything.
-    kept = {key.removeprefix("net/"): value for key, value in here_state(here).items() if key.startswith("net/")}
-    start = params.merge({key: base.weights[key] for key in shared}, kept)
-    quiet = here.personalize(base, iterations=2).result().weights
-    moved = {key for key, value in quiet.items() if not torch.equal(value, start[key])}
-    assert all(is_norm(key) for key in moved) or not shared
-    assert moved
+@pytest.mark.parametrize("name", METHODS)
+def test_the_contract_of_a_filter(name, client, base, tmp_path):
+    method = make_method({"name": name, **QUICK})
+    here = client(method)
+    here.fit(base, round=1)
+    home = (here.folder / "private.safetensors").read_bytes()
+    start = here.personalize(base, iterations=0).result()
+    made = {full: here.personalize(base, iterations=3, full=full).result() for full in (False, True)}
+
+    # It is an ordinary filter of the architecture, and making it changes nothing at home.
+    for one in (start, *made.values()):
+        assert {key: value.shape for key, value in one.weights.items()} == {key: value.shape for key, value in base.weights.items()}
+        assert all(bool(value.isfinite().all()) for value in one.weights.values())
+        assert bool(one.stylise(torch.rand(1, 3, 32, 32)).isfinite().all())
+    assert (here.folder / "private.safetensors").read_bytes() == home
+
+    # Stopped and taken up again it is that of an unbroken training; another device of the same user could go on too.
+    for full, whole in made.items():
+        session = tmp_path / f"session {full}"
+        job = here.personalize(base, iterations=3, full=full, session=session)
+        for progress in job:
+            if progress.iteration == 2:
+                job.cancel()
+                break
+        with pytest.raises(Cancelled, match="run again to go on"):
+            job.result()
+        del job
+        resumed = client(method).personalize(base, iterations=3, full=full, session=session)
+        assert [progress.iteration for progress in resumed] == [3]
+        assert resumed.result().sha256 == whole.sha256
+
+    # What moves: the method's private part, and everything in full.
+    moved = {
+        full: {key for key, value in whole.weights.items() if not torch.equal(value, start.weights[key])} for full, whole in made.items()
+    }
+    assert moved[False] == {key for key in base.weights if tuned(name, key) and learns(key)}
+    assert moved[True] == set(filter(learns, base.weights))
+
+
+@pytest.mark.parametrize("name", ["ditto", "apfl", "pfedme", "lora"])
+def test_a_filter_begins_with_what_rounds_left_beside_the_net(name, client, base):
+    # A client that took part in a round has another filter at 0 iterations than the base with its private parameters.
+    device = client(make_method({"name": name, **QUICK}))
+    fresh = device.personalize(base, iterations=0).result()
+    assert fresh.sha256 == base.sha256
+    device.fit(base, round=1)
+    state = here_state(device)
+    assert any(key.startswith("memory/own/") for key in state)
+    plain = {**base.weights, **{key.removeprefix("net/"): value for key, value in state.items() if key.startswith("net/")}}
+    assert device.personalize(base, iterations=0).result().sha256 != params.fingerprint(plain)
+
+
+@pytest.mark.parametrize("name", ["ditto", "apfl", "pfedme", "lora"])
+def test_what_is_kept_beside_the_net_must_fit_the_base(name, client, base):
+    device = client(make_method({"name": name, "steps": 1}))
+    device.fit(base)
+    with pytest.raises(ParamsError, match=r"ha(s|ve) shape"):
+        device.fit(Base.new("cnnLite", width=8))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_goes_from_a_base_that_predicts_norms(name, client, predictive):
+    table = {"variants": 1} if name == "predicted" else {}
+    device = client(make_method({"name": name, "steps": 1, **table}))
+    update = device.fit(predictive)
+    assert set(update.delta) == {key for key in predictive.weights if device.method.shares(key)}
+    assert set(device.personalize(predictive, iterations=1).result().weights) == set(device.predict(predictive).weights)
 
 
 def here_state(client):
@@ -202,23 +275,28 @@ def test_a_server_that_asks_for_a_proximal_term_pulls_what_is_shared(name, expec
 def test_rates_fall_over_the_rounds_by_hand(name, round, scale):
     # With decay_rounds = 4 the rates of round r are lr * max(0.05, 1 - r / 4). Adam's first step is as long as its rate, whatever the
     # slope (here 3, to both): w = 1 - scale * 0.1, b = 0.5 - scale * 0.2.
-    net, task = Two(), dataclasses.replace(toy_task(warmup=1), round=round)
-    list(make_method({"name": name, **HAND, "steps": 1, "decay_rounds": 4}).fit(net, task, {}))
-    assert net.values == pytest.approx([1 - 0.1 * scale, 0.5 - 0.2 * scale], rel=1e-5)
-    steady = Two()
-    list(make_method({"name": name, **HAND, "steps": 1}).fit(steady, task, {}))
-    assert steady.values == pytest.approx([0.9, 0.3], rel=1e-5)
+    # FedRep on its toy trains both ends as convolutions; pFedMe and Reptile go half of the way; the norms of meta-norms go back.
+    parts = {"fedrep": (0.1, 0.1), "pfedme": (0.05, 0.1), "reptile": (0.05, 0.1), "meta-norms": (0.1, 0.0)}
+    w, b = parts.get(name, (0.1, 0.2))
+    only = {"head_steps": 1} if name == "fedrep" else {}
+    net, task = TOYS.get(name, Two)(), dataclasses.replace(toy_task(warmup=1), round=round)
+    list(make_method({"name": name, **HAND, **only, "steps": 1, "decay_rounds": 4}).fit(net, task, {}))
+    assert net.values == pytest.approx([1 - w * scale, 0.5 - b * scale], rel=1e-5)
+    steady = TOYS.get(name, Two)()
+    list(make_method({"name": name, **HAND, **only, "steps": 1}).fit(steady, task, {}))
+    assert steady.values == pytest.approx([1 - w, 0.5 - b], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_moments_are_kept_between_rounds_or_not(name):
     for keep in (True, False):
         method = make_method({"name": name, **HAND, "keep_moments": keep})
-        net, memory = Two(), {}
-        list(method.fit(net, toy_task(), memory))
-        list(method.fit(net, toy_task(), memory))
-        assert int(memory["adam/step"]) == (4 if keep else 2)
-        assert int(memory["iteration"]) == 2
+        net, memory = TOYS.get(name, Two)(), {}
+        for _ in range(2):
+            list(method.fit(net, toy_task(), memory))
+        drawer = {"fedrep": "body/", "meta-norms": "outer/"}.get(name, "")
+        assert int(memory[f"{drawer}adam/step"]) == (4 if keep else 2)
+        assert int(memory[f"{drawer}iteration"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -246,23 +324,39 @@ def test_personalisation_by_hand(name, full, expected):
 # ------------------------------------------------------------------------------------------------------------- by its name
 
 
+def test_the_keys_are_a_contract():
+    keys = "local fedavg fedavg-ft fedprox fedbn fedper fedrep fedbabu lg-fedavg ditto apfl pfedme per-fedavg reptile lora"
+    assert set(METHODS) == {*keys.split(), "predicted", "meta-norms"}
+
+
 def test_a_method_is_made_from_its_table():
     assert make_method({}) == METHODS["fedbn"]()
-    assert make_method({"name": "fedprox", "mu": 1, "steps": 3}) == METHODS["fedprox"](steps=3, mu=1.0)
+    assert make_method({"name": "fedprox", "mu": 1, "steps": 3}) == METHODS["fedprox"](Rates(steps=3), mu=1.0)
+    assert make_method({"name": "fedper", "head": ["out"]}) == METHODS["fedper"](head=("out",))
+    assert settings(METHODS["fedprox"]) == {"steps": 10, "lr": 1e-3, "norm_lr": 1e-2, "decay_rounds": 0, "keep_moments": True, "mu": 0.1}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_is_one_small_file_that_cites_its_paper(name):
+    module = inspect.getmodule(METHODS[name])
+    first = module.__doc__.splitlines()[0]
+    assert re.search(r"\([^()]+ (et al\.) \d{4}, arXiv:\d{4}\.\d{5}\)\.$", first), first
+    assert len(inspect.getsource(module).splitlines()) <= 90
+    assert METHODS[name].__bases__ == (object,)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_limits_of_the_ranges_are_within(name):
-    assert make_method({"name": name, "steps": 1, "lr": 1.0, "norm_lr": 1.0}).steps == 1
-    assert make_method({"name": name}).lr == 1e-3
+    assert make_method({"name": name, "steps": 1, "lr": 1.0, "norm_lr": 1.0}).rates.steps == 1
+    assert make_method({"name": name}).rates.lr == 1e-3
     with pytest.raises(ConfigError, match=r"method\.lr = nan"):  # also where no table is read
-        METHODS[name](lr=float("nan"))
+        METHODS[name](Rates(lr=float("nan")))
 
 
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"name": "fedbm"}, r"unknown method.name = 'fedbm': did you mean 'fedbn'\? Known are fedavg, fedbn, fedprox, local, predicted"),
+        ({"name": "fedbm"}, r"unknown method.name = 'fedbm': did you mean 'fedbn'\? Known are apfl, ditto, "),
         ({"name": 3}, "unknown method.name = 3"),
         ({"name": ["fedbn"]}, r"unknown method.name = \['fedbn'\]"),
         ({"name": "fedbn", "mu": 1.0}, "unknown key method.mu: Known are decay_rounds, keep_moments, lr, norm_lr, steps"),
@@ -270,6 +364,22 @@ def test_the_limits_of_the_ranges_are_within(name):
         ({"name": "fedbn", "variants": 7}, "unknown key method.variants"),
         ({"name": "fedavg", "steps": "ten"}, "method.steps = 'ten': give a whole number"),
         ({"name": "fedprox", "mu": -0.1}, r"method.mu = -0\.1: give 0 or more"),
+        ({"name": "fedbn", "rates": {}}, "unknown key method.rates"),
+        ({"name": "fedper", "head": ["tail"]}, r"method.head = \['tail'\]: give one or more of down1, "),
+        ({"name": "fedper", "head": "out"}, "method.head = 'out': give a list"),
+        ({"name": "fedrep", "head": []}, r"method.head = \[\]: give one or more"),
+        ({"name": "fedrep", "head_steps": 0}, "method.head_steps = 0: give 1 or more"),
+        ({"name": "fedbabu", "head": ["blocks.5"]}, r"method.head = \['blocks.5'\]"),
+        ({"name": "lg-fedavg", "local": ["down"]}, r"method.local = \['down'\]"),
+        ({"name": "ditto", "lam": -1}, r"method.lam = -1\.0: give 0 or more"),
+        ({"name": "apfl", "alpha": 1.1}, r"method.alpha = 1\.1: give 0 to 1"),
+        ({"name": "pfedme", "lam": -1}, r"method.lam = -1\.0: give 0 or more"),
+        ({"name": "pfedme", "inner": 0}, "method.inner = 0: give 1 or more"),
+        ({"name": "pfedme", "outer": 0}, r"method.outer = 0\.0: give a part of the way"),
+        ({"name": "per-fedavg", "inner_lr": 0}, r"method.inner_lr = 0\.0: a learning rate"),
+        ({"name": "reptile", "outer": 2}, r"method.outer = 2\.0: give a part of the way"),
+        ({"name": "lora", "rank": 0}, "method.rank = 0: give 1 or more"),
+        ({"name": "meta-norms", "inner": 0}, "method.inner = 0: give 1 or more"),
         *(
             ({"name": name, **wrong}, says)
             for name in METHODS
@@ -287,3 +397,21 @@ def test_the_limits_of_the_ranges_are_within(name):
 def test_what_is_no_method_is_an_error(table, says):
     with pytest.raises(ConfigError, match=says):
         make_method(table)
+
+
+def test_parts_that_the_network_lacks_are_an_error(client, base):
+    device = client(make_method({"name": "lg-fedavg", "local": ["down3"]}))  # cnnLite has none
+    with pytest.raises(ConfigError, match="trains parts that this network does not have"):
+        device.personalize(base, iterations=1).result()
+
+
+def test_a_strategy_that_does_not_go_with_a_method_is_refused():
+    check_match(make_method({"name": "pfedme"}), "FedAdam")
+    check_match(make_method({"name": "ditto"}), "FedProx")
+    for strategy in ("Bulyan", "Krum", "MultiKrum"):
+        with pytest.raises(ConfigError, match="it compares updates, and none is sent"):
+            check_match(make_method({"name": "local"}), strategy)
+    with pytest.raises(
+        ConfigError, match=r"server\.strategy = 'FedProx' does not go with the method PFedMe: its mu would be a second pull"
+    ):
+        check_match(make_method({"name": "pfedme"}), "FedProx")

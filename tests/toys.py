@@ -8,6 +8,7 @@ from fedstyle.perceptual import Losses
 from fedstyle.training import Task
 
 CONV, NORM = "layer.conv.weight", "layer.norm.weight"
+FIRST, LAST = "down1.conv.weight", "out.conv.weight"
 
 
 class Two(nn.Module):
@@ -26,6 +27,24 @@ class Two(nn.Module):
     @property
     def values(self):
         return [float(value.detach()) for value in (self.layer.conv.weight, self.layer.norm.weight)]
+
+
+class Ends(nn.Module):
+    """y = w x + b, where w counts as the network's first layer (`down1.conv.weight`) and b as its last (`out.conv.weight`)."""
+
+    def __init__(self, w=1.0, b=0.5):
+        super().__init__()
+        self.down1, self.out = nn.Module(), nn.Module()
+        self.down1.conv, self.out.conv = nn.Module(), nn.Module()
+        self.down1.conv.weight = nn.Parameter(torch.tensor([w]))
+        self.out.conv.weight = nn.Parameter(torch.tensor([b]))
+
+    def forward(self, x):
+        return x * self.down1.conv.weight + self.out.conv.weight
+
+    @property
+    def values(self):
+        return [float(value.detach()) for value in (self.down1.conv.weight, self.out.conv.weight)]
 
 
 class Ones:

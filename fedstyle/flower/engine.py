@@ -18,7 +18,7 @@ from fedstyle.flower.ray import check_ray, run_ray
 from fedstyle.flower.server import Round, cohort_size, serve
 from fedstyle.flower.strategies import make_strategy
 from fedstyle.flower.wire import Contract
-from fedstyle.methods import make_method
+from fedstyle.methods import check_match, make_method
 
 __all__ = ["Round", "check_ray", "check_strategy", "count_workers", "run_federation"]
 
@@ -52,7 +52,9 @@ def run_federation(
     cannot go on.
     """
     check_strategy(config.server, count)
-    contract = Contract.of(base, make_method(config.method).shares, config.server.wire)
+    method = make_method(config.method)
+    check_match(method, config.server.strategy)
+    contract = Contract.of(base, method.shares, config.server.wire)
     run = partial(serve, config=config, base=base, contract=contract, clients=count, on_round=on_round, done=done)
     if grid is not None:
         return run(grid)

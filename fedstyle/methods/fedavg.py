@@ -1,41 +1,35 @@
-"""FedAvg: every parameter is shared (McMahan et al. 2017, arXiv:1602.05629)."""
+"""FedAvg: all is shared (Communication-Efficient Learning of Deep Networks, McMahan et al. 2017, arXiv:1602.05629)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-from fedstyle.methods.local import check_rates, personal_descent, round_descent
+from fedstyle.methods.descent import RATES, Memory, Rates, copied, train, tune
 from fedstyle.net import is_norm
 from fedstyle.training import Progress, Task, everything
 
 
 @dataclass(frozen=True)
 class FedAvg:
-    """Share all parameters; a personal filter is the base fine-tuned."""
+    """Share all parameters; a personal filter is the base with its norms tuned.
 
-    steps: int = 10
-    lr: float = 1e-3
-    norm_lr: float = 1e-2
-    decay_rounds: int = 0
-    keep_moments: bool = True
+    The paper has no personal model: that is the filter at 0 iterations. Adam takes the place of SGD, as in every method here, for its steps
+    do not depend on the scale of a style loss.
+    """
 
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        check_rates(self)
+    rates: Rates = RATES
 
     def shares(self, name: str) -> bool:  # noqa: ARG002  every name is shared
         """Everything."""
         return True
 
-    def fit(self, net: nn.Module, task: Task, memory: MutableMapping[str, Tensor]) -> Iterator[Progress]:
+    def fit(self, net: nn.Module, task: Task, memory: Memory) -> Iterator[Progress]:
         """A few steps on all parameters."""
-        return round_descent(net, task, memory, self)
+        return train(net, task, memory, self.rates, anchor=copied(net, self.shares))
 
-    def personalize(
-        self, net: nn.Module, task: Task, memory: MutableMapping[str, Tensor], iterations: int, full: bool
-    ) -> Iterator[Progress]:
+    def personalize(self, net: nn.Module, task: Task, memory: Memory, iterations: int, full: bool) -> Iterator[Progress]:
         """Descent on the norms alone, or on all parameters."""
-        return personal_descent(net, task, memory, iterations, everything if full else is_norm)
+        return tune(net, task, memory, iterations, everything if full else is_norm)

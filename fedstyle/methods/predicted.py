@@ -1,13 +1,13 @@
-"""Predicted norms: a shared network gives each style its norms (Ghiasi et al. 2017, arXiv:1705.06830)."""
+"""Predicted norms (Exploring the Structure of a Real-Time, Arbitrary Neural Artistic Stylization, Ghiasi et al. 2017, arXiv:1705.06830)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-from fedstyle.methods.local import check_rates, personal_descent, round_descent
+from fedstyle.methods.descent import RATES, Memory, Rates, copied, train, tune
 from fedstyle.net import is_norm
 from fedstyle.tables import need
 from fedstyle.training import Progress, Task, everything
@@ -21,29 +21,22 @@ class Predicted:
     learned from public styles, or under secure aggregation.
     """
 
-    steps: int = 10
-    lr: float = 1e-3
-    norm_lr: float = 1e-2
-    decay_rounds: int = 0
-    keep_moments: bool = True
+    rates: Rates = RATES
     variants: int = 7
     """Recoloured and rescaled parts of a style image that a client teaches the predictor besides the image itself."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        check_rates(self)
         need(self.variants >= 1, "method.variants", self.variants, "give 1 or more")
 
     def shares(self, name: str) -> bool:  # noqa: ARG002  every name is shared
         """Everything, the predictor too."""
         return True
 
-    def fit(self, net: nn.Module, task: Task, memory: MutableMapping[str, Tensor]) -> Iterator[Progress]:
+    def fit(self, net: nn.Module, task: Task, memory: Memory) -> Iterator[Progress]:
         """A few steps on all parameters."""
-        return round_descent(net, task, memory, self)
+        return train(net, task, memory, self.rates, anchor=copied(net, self.shares))
 
-    def personalize(
-        self, net: nn.Module, task: Task, memory: MutableMapping[str, Tensor], iterations: int, full: bool
-    ) -> Iterator[Progress]:
+    def personalize(self, net: nn.Module, task: Task, memory: Memory, iterations: int, full: bool) -> Iterator[Progress]:
         """Descent on the norms alone, or on all parameters, from the predicted norms."""
-        return personal_descent(net, task, memory, iterations, everything if full else is_norm)
+        return tune(net, task, memory, iterations, everything if full else is_norm)
