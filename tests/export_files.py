@@ -1,6 +1,10 @@
 """A small filter, its exports, and the ways in which tests spoil copies of them."""
 
+import functools
+import json
+import os
 import shutil
+import struct
 from pathlib import Path
 
 import coremltools as ct
@@ -10,6 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from fedstyle.base import Base
+from fedstyle.export import Pack, pack
 from fedstyle.filter import Filter
 
 INSIDE = Path("Data/com.apple.CoreML")
@@ -166,3 +171,42 @@ def relabel(path: Path) -> None:
             model.description.metadata.userDefined["styleStrength"] = "7"
 
     change(path, apply)
+
+
+def variant(filter: Filter, seed: int, **facts) -> Filter:
+    """The same convolutions with other norms, as two filters of one base have."""
+    draw = torch.Generator().manual_seed(seed)
+    weights = {
+        name: value * (0.7 + 0.6 * torch.rand(value.shape, generator=draw)) if ".norm" in name else value
+        for name, value in filter.weights.items()
+    }
+    return Filter(filter.arch, filter.padding, weights, dict(filter.facts) | facts)
+
+
+def shelf() -> dict[str, Filter]:
+    """Two filters of one base and one of another, with names as people give them."""
+    first = small_filter()
+    return {"Great Wave": first, "The Scream (1893)": variant(first, 2, strength=7), "星空": variant(small_filter("zeros"), 3)}
+
+
+@functools.cache
+def packs(folder: Path) -> dict[str, Pack]:
+    """The shelf as an ios18 pack, its first two filters as an ios15 one, at 64x64 pixels; made once a process. Change copies only."""
+    filters = shelf()
+    pair = dict(list(filters.items())[:2])
+    return {
+        "ios18": pack(filters, folder / "Shelf.mlpackage", size=64, metadata={"author": "Ada", "license": "CC-BY-4.0"}),
+        "ios15": pack(pair, folder / "Mix.mlpackage", target="ios15", size=64),
+    }
+
+
+def packs_folder(factory) -> Path:
+    """One folder a process for `packs`."""
+    return factory.getbasetemp().parent / f"packs-{os.getpid()}"
+
+
+def style_file(path: Path) -> tuple[dict, np.ndarray]:
+    """A style file read as its documentation says: its JSON header and its numbers, with nothing of fedstyle."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), np.frombuffer(content[8 + length :], "<f4")

@@ -56,6 +56,11 @@ def _upsample(a: Args) -> Tensor:
     return F.interpolate(a["x"], scale_factor=(float(a["scale_factor_height"]), float(a["scale_factor_width"])), mode="nearest")
 
 
+def _split(a: Args) -> Tensor:
+    """One part of a split, the one at `index`: a step has one result, so a split is as many steps as it has parts."""
+    return torch.split(a["x"], _numbers(a["split_sizes"]), int(a["axis"]))[int(a["index"])]
+
+
 OPERATIONS: dict[str, Callable[[Args], Tensor]] = {
     "add": lambda a: a["x"] + a["y"],
     "cast": lambda a: a["x"],  # the step's own type rounds
@@ -68,6 +73,7 @@ OPERATIONS: dict[str, Callable[[Args], Tensor]] = {
     "real_div": lambda a: a["x"] / a["y"],
     "relu": lambda a: F.relu(a["x"]),
     "sigmoid": lambda a: torch.sigmoid(a["x"]),
+    "split": _split,
     "sub": lambda a: a["x"] - a["y"],
     "tanh": lambda a: torch.tanh(a["x"]),
     "upsample_nearest_neighbor": _upsample,
@@ -82,12 +88,15 @@ def check_known(op: str) -> None:
 
 
 @torch.inference_mode()
-def run(program: Program, pixels: Tensor) -> tuple[Tensor, float]:
+def run(program: Program, pixels: Tensor, style: Tensor | None = None) -> tuple[Tensor, float]:
     """Run the program on (N, 3, H, W) pixels in [0, 255], its channels in the order that the input feature asks for.
 
-    Returns what it gives, unrounded, and the largest absolute value on the way. Raises ExportError for an unknown operation.
+    `style` is the style vector (1, N, 1, 1) of a program that takes one. Returns what it gives, unrounded, and the largest absolute value
+    on the way. Raises ExportError for an unknown operation.
     """
     values: dict[str, Tensor] = {program.source: pixels}
+    if program.style and style is not None:
+        values[program.style] = style
     last = {ref.name: number for number, step in enumerate(program.steps) for ref in step.args.values() if isinstance(ref, Ref)}
     peak = 0.0
     for number, step in enumerate(program.steps):

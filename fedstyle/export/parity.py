@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections import defaultdict
@@ -13,16 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedstyle.export import evaluator, onnx, reader
-from fedstyle.export.coreml import LARGEST, PEAK, SMALLEST
-from fedstyle.export.program import INPUT, OUTPUT, Constant, Damaged, Feature, Model, Program, constants, first_line, labels
+from fedstyle.export import contract, evaluator, onnx, reader, styles
+from fedstyle.export.contract import Place, by, fits
+from fedstyle.export.coreml import PEAK
+from fedstyle.export.program import Constant, Damaged, Model, Program, constants, first_line
 from fedstyle.export.testcard import testcard
 from fedstyle.filter import Filter
 from fedstyle.net import STRIDE, portable
 
 EPSILON = 1e-5
-ONNX_SIZES = [(64, 64), (96, 64)]
+ONNX_SIZES = [(64, 64), (96, 64), (20, 36)]
 """Small on purpose: ONNX Runtime's instance norm sums in plain fp32 and drifts by 0.06 of 255 at 512x512, which would hide a fault."""
+ONNX_LARGE, ONNX_DRIFT = (256, 384), 1.0
+"""A size that an app may use, and how far an ONNX file may be off there, of 255."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,14 @@ def verify(path: Path, filter: Filter) -> Parity:
     precision, count = "unknown", 0
     try:
         model = tool.read(path)
-        problems += _contract(model, filter)
-        program = tool.steps(model)
+        place, wrong = contract.find(model, filter)
+        problems += [*wrong, *contract.check(model, place, filter)]
+        program = onnx.steps(model) if model.format == "onnx" else reader.steps(model, place.function)
         precision = program.precision
-        count, wrong = _compare(constants(program), _expected(filter, model))
+        count, wrong = _compare(constants(program), _expected(filter, model, place))
         problems += wrong
-        if model.format == "onnx" or _runnable(model):
-            figures, wrong = _measure(model, program, filter)
+        if model.format == "onnx" or _runnable(place):
+            figures, wrong = _measure(model, program, filter, place)
             problems += wrong
     except Damaged as error:
         problems.append(str(error))
@@ -82,62 +87,44 @@ def verify(path: Path, filter: Filter) -> Parity:
     return Parity(not problems, precision, **figures, constants=count, seconds=seconds, problems=tuple(problems))
 
 
-def _contract(model: Model, filter: Filter) -> list[str]:
-    """What an app that uses the model relies on, as problems where it does not hold."""
-    problems = []
-    for what, features, name in (("input", model.inputs, INPUT), ("output", model.outputs, OUTPUT)):
-        if len(features) != 1:
-            problems.append(f"the model has {len(features)} {what}s where it should have one")
-        for feature in features:
-            if feature.name != name:
-                problems.append(f"the {what} is named {feature.name!r}, expected {name!r}")
-            problems += _tensor(what, feature) if model.format == "onnx" else _image(what, feature)
-    if model.format != "onnx" and not problems:
-        source, result = model.inputs[0], model.outputs[0]
-        if not source.sizes and source.span is None and source.size != result.size:
-            problems.append(f"the output is {_by(result.size)} pixels where the input is {_by(source.size)}")
-    for key, value in labels(filter).items():
-        if (found := model.labels.get(key)) != value:
-            problems.append(f"the metadata {key} is {found!r}, the filter's is {value!r}")
-    return problems
+def verify_blend(path: Path, first: Filter, second: Filter, amount: float = 0.5) -> Parity:
+    """Mix the style vectors of two filters as an app does, (1 - amount) * first + amount * second, and compare with `styles.blend`.
+
+    `path` is an ios15 pack that holds both; the bounds are those of `verify`, and `constants` is 0, for nothing stored is compared.
+    """
+    start = time.perf_counter()
+    problems: list[str] = []
+    figures: dict[str, float | None] = dict.fromkeys(("max", "p9999", "mean", "psnr", "peak"))
+    precision = "unknown"
+    try:
+        model = reader.read(path)
+        places = [contract.find(model, filter)[0] for filter in (first, second)]
+        vectors = [place.vector for place in places]
+        if vectors[0] is None or vectors[1] is None:
+            raise Damaged(f"{path} takes no style vector: only an ios15 pack blends")
+        program = reader.steps(model)
+        precision = program.precision
+        mixed = dataclasses.replace(places[0], vector=(1 - amount) * vectors[0] + amount * vectors[1])
+        figures, problems = _measure(model, program, styles.blend(first, second, amount), mixed)
+    except Damaged as error:
+        problems.append(str(error))
+    seconds = round(time.perf_counter() - start, 3)
+    return Parity(not problems, precision, **figures, constants=0, seconds=seconds, problems=tuple(problems))
 
 
-def _by(size: tuple[int, ...] | None) -> str:
-    return "x".join(map(str, size or ()))
-
-
-def _tensor(what: str, feature: Feature) -> list[str]:
-    kind = f"float tensor (1, 3, {STRIDE}*h, {STRIDE}*w)"
-    return [] if feature.kind == kind else [f"the {what} is a {feature.kind}, expected a {kind}"]
-
-
-def _image(what: str, feature: Feature) -> list[str]:
-    if feature.kind != "image":
-        return [f"the {what} is a {feature.kind}, expected an image"]
-    problems = []
-    if feature.color != "RGB":
-        problems.append(f"the {what}'s colours are {feature.color}, expected RGB")
-    odd = [size for size in (feature.size or (0, 0), *feature.sizes) if not _fits(size)]
-    if what == "input" and odd:
-        problems.append(f"the {what} is {_by(odd[0])} pixels, expected multiples of {STRIDE} from {SMALLEST} to {LARGEST}")
-    return problems
-
-
-def _fits(size: tuple[int, int]) -> bool:
-    return all(SMALLEST <= side <= LARGEST and side % STRIDE == 0 for side in size)
-
-
-def _runnable(model: Model) -> bool:
-    """Whether the file takes one image and gives one, of a size that a filter can have."""
-    one = all(len(side) == 1 and side[0].kind == "image" for side in (model.inputs, model.outputs))
-    return one and all(_fits(size) for size in _sizes(model))
+def _runnable(place: Place) -> bool:
+    """Whether the file takes one image (and a style vector where there is one) and gives one, of a size that a filter can have."""
+    counts = (1 + (place.vector is not None), 1)
+    sides = (place.inputs, place.outputs)
+    one = all(len(side) == count and side[0].kind == "image" for side, count in zip(sides, counts, strict=True))
+    return one and all(fits(size) for size in _sizes(place))
 
 
 @torch.inference_mode()
-def _expected(filter: Filter, model: Model) -> list[Constant]:
+def _expected(filter: Filter, model: Model, place: Place) -> list[Constant]:
     """The constants that a faithful file holds: the filter's arrays in the order of its forward pass, and the scale of pixels."""
     found: list[Constant] = []
-    hooks, net = [], portable(filter.net)  # in the operators of an export, so that every module is called
+    hooks, net, styled = [], portable(filter.net), place.vector is not None  # in the operators of an export, so that every module is called
     for name, module in net.named_modules():
         own = {key: value.numpy() for key, value in module.named_parameters(recurse=False)}
         if not own:
@@ -147,7 +134,7 @@ def _expected(filter: Filter, model: Model) -> list[Constant]:
             if isinstance(module, nn.Conv2d):
                 found.extend(Constant(f"conv {key}", value, f"{name}.{key}") for key, value in own.items())
                 return
-            for key, role in (("weight", "gamma"), ("bias", "beta")):
+            for key, role in () if styled else (("weight", "gamma"), ("bias", "beta")):
                 found.append(Constant(f"instance_norm {role}", own[key], f"{name}.{key}"))
             found.append(Constant("instance_norm epsilon", np.array(EPSILON, np.float32)))
 
@@ -206,40 +193,40 @@ def _difference(found: Constant, wanted: Constant) -> str:
     return f"differs from the filter's in {int(wrong.sum())} of {wrong.size} values, by up to {worst:.3g}"
 
 
-def _sizes(model: Model) -> list[tuple[int, int]]:
+def _sizes(place: Place) -> list[tuple[int, int]]:
     """The sizes to try: the default, and the smallest where there are several."""
-    if model.format == "onnx":
-        return ONNX_SIZES
-    source = model.inputs[0]
+    source = place.inputs[0]
     smallest = [source.span[0]] if source.span else [min(source.sizes, key=math.prod)] if source.sizes else []
     assert source.size is not None  # every image has one
     return list(dict.fromkeys([source.size, *smallest]))
 
 
 @torch.inference_mode()
-def _measure(model: Model, program: Program, filter: Filter) -> tuple[dict[str, float | None], list[str]]:
+def _measure(model: Model, program: Program, filter: Filter, place: Place) -> tuple[dict[str, float | None], list[str]]:
     """The figures on the test picture, and problems where they are over the bounds."""
     differences, peaks, problems = [], [0.0], []
-    for size in _sizes(model):
+    for size in ONNX_SIZES if model.format == "onnx" else _sizes(place):
         if program.size not in (None, size):
             return dict.fromkeys(("max", "p9999", "mean", "psnr", "peak")), [
-                f"the input is described as {_by(size)} pixels, its program takes {_by(program.size)}"
+                f"the input is described as {by(size)} pixels, its program takes {by(program.size)}"
             ]
         pixels = testcard(*size)
         target = filter.net(pixels / 255) * 255
         if model.format == "onnx":
             result = onnx.run(model, pixels)
         else:
-            flipped = [side[0].color == "BGR" for side in (model.inputs, model.outputs)]
+            flipped = [side[0].color == "BGR" for side in (place.inputs, place.outputs)]
             try:
-                result, peak = evaluator.run(program, pixels.flip(1) if flipped[0] else pixels)
+                result, peak = evaluator.run(program, pixels.flip(1) if flipped[0] else pixels, place.vector)
             except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as error:
                 raise Damaged(f"{model.path} holds a program that does not run ({first_line(error)})") from error
             result = result.flip(1) if flipped[1] else result
             peaks.append(peak)
         if result.shape != target.shape:
-            raise Damaged(f"the output is {_by(tuple(result.shape[-2:]))} pixels for an input of {_by(size)}: export the filter again")
+            raise Damaged(f"the output is {by(tuple(result.shape[-2:]))} pixels for an input of {by(size)}: export the filter again")
         differences.append((result - target).flatten())
+    if model.format == "onnx":
+        problems += _drift(model, filter)
     every = torch.cat(differences).double().abs()
     if not torch.isfinite(every).all():
         problems.append("the output holds values that are not finite: fp16 may have overflowed; export as fp32")
@@ -253,7 +240,21 @@ def _measure(model: Model, program: Program, filter: Filter) -> tuple[dict[str, 
         "psnr": 10 * math.log10(255**2 / square) if square else math.inf,
         "peak": max(peaks) if model.format != "onnx" else None,
     }
-    return figures, _bounds(program.precision, **figures)
+    return figures, problems + _bounds(program.precision, **figures)
+
+
+def _drift(model: Model, filter: Filter) -> list[str]:
+    """Whether an ONNX file is near its filter at a larger size too."""
+    pixels = testcard(*ONNX_LARGE)
+    result, target = onnx.run(model, pixels), filter.net(pixels / 255) * 255
+    if result.shape != target.shape:
+        raise Damaged(f"the output is {by(tuple(result.shape[-2:]))} pixels for an input of {by(ONNX_LARGE)}: export the filter again")
+    worst = float((result - target).abs().max())
+    return (
+        []
+        if worst <= ONNX_DRIFT
+        else [f"the largest difference at {by(ONNX_LARGE)} pixels is {worst:.3g}, at most {ONNX_DRIFT:g} is allowed"]
+    )
 
 
 def _bounds(precision: str, **figures: float | None) -> list[str]:

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedstyle.errors import ExportError
+from fedstyle.errors import ConfigError, ExportError
 from fedstyle.filter import Filter
 
-INPUT, OUTPUT = "image", "stylizedImage"
+INPUT, OUTPUT, STYLE = "image", "stylizedImage", "style"
 DESCRIPTIONS = {
     INPUT: "The photo to stylise, in colour.",
     OUTPUT: "The stylised photo, of the same size.",
+    STYLE: "The filter: scale and shift of each norm, from a style file or mixed of several.",
 }
 _TALKERS = ("coremltools", "torch.export", "torch.onnx", "torch.fx", "onnxscript", "onnx_ir", "onnx")
 
@@ -30,9 +31,16 @@ class Damaged(ExportError):  # noqa: N818
     """An exported model whose content is cut short or altered; `verify` reports it as not faithful."""
 
 
+class Unfaithful(ExportError):  # noqa: N818
+    """An export that was made and then found not to be the filter; nothing of it is written."""
+
+
 @dataclass(frozen=True)
 class Feature:
-    """An input or output: `size` is (height, width), `sizes` the listed ones, `span` the smallest and largest of a range."""
+    """An input or output: an image's `size` is (height, width), `sizes` the listed ones, `span` the smallest and largest of a range.
+
+    An array has a `shape`, and `number` is the type of its numbers.
+    """
 
     name: str
     kind: str
@@ -41,6 +49,8 @@ class Feature:
     sizes: tuple[tuple[int, int], ...] = ()
     span: tuple[tuple[int, int], tuple[int, int]] | None = None
     description: str = ""
+    number: str = ""
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,12 +76,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """Steps in order, from the pixels in `source` to those in `result`; `size` is (height, width) where the program fixes it."""
+    """Steps in order, from the pixels in `source` to those in `result`; `size` is (height, width) where the program fixes it.
+
+    `style` names the value that holds a style vector, where the program takes one.
+    """
 
     steps: tuple[Step, ...]
     source: str
     result: str
     size: tuple[int, int] | None = None
+    style: str = ""
 
     @property
     def precision(self) -> str:
@@ -83,7 +97,10 @@ class Program:
 
 @dataclass(frozen=True)
 class Model:
-    """An exported file, read: what a person sees of it, and its `content` for those who run it."""
+    """An exported file, read: what a person sees of it, and its `content` for those who run it.
+
+    `functions` has inputs and outputs of each function of a multifunction package; `inputs` and `outputs` are then the default's.
+    """
 
     path: Path
     format: str
@@ -96,6 +113,7 @@ class Model:
     operations: Mapping[str, int]
     storage: str
     content: Any = field(repr=False)
+    functions: Mapping[str, tuple[tuple[Feature, ...], tuple[Feature, ...]]] = field(default_factory=dict)
 
 
 def labels(filter: Filter) -> dict[str, str]:
@@ -104,6 +122,16 @@ def labels(filter: Filter) -> dict[str, str]:
     for key, fact in (("styleStrength", "strength"), ("textelDensity", "density")):
         if (value := filter.facts.get(fact)) is not None:
             found[key] = f"{value:g}" if isinstance(value, float) else str(value)
+    return found
+
+
+def about(description: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """The author, license, version and description that an export carries; raises ConfigError for any other key."""
+    found = {"author": "The filter's owner", "license": "All rights reserved", "version": "1.0", "description": description}
+    for key, value in (metadata or {}).items():
+        if key not in found:
+            raise ConfigError(f"an export has no metadata {key!r}: choose from {', '.join(found)}")
+        found[key] = str(value)
     return found
 
 

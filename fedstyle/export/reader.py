@@ -17,7 +17,7 @@ import numpy as np
 from fedstyle.errors import ExportError
 from fedstyle.export.evaluator import check_known
 from fedstyle.export.network import network
-from fedstyle.export.program import Damaged, Feature, Model, Program, Ref, Step, first_line, quiet, require
+from fedstyle.export.program import INPUT, Damaged, Feature, Model, Program, Ref, Step, first_line, quiet, require
 
 _BLOB = 64  # bytes of the weight file's head and of each entry's head; every entry starts at a multiple of it
 
@@ -57,14 +57,19 @@ def read(path: Path) -> Model:
     kind = spec.WhichOneof("Type")
     if kind not in ("mlProgram", "neuralNetwork"):
         raise ExportError(f"{path} is no image filter: it holds {kind or 'nothing'}, not an ML program or a neural network")
+    functions = {
+        entry.name: (tuple(map(_feature, entry.input)), tuple(map(_feature, entry.output))) for entry in spec.description.functions
+    }
+    sides = (tuple(map(_feature, spec.description.input)), tuple(map(_feature, spec.description.output)))
+    inputs, outputs = functions.get(spec.description.defaultFunctionName, sides)
     about, size = spec.description.metadata, sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
     return Model(
         path=path,
         format=kind,
         version=spec.specificationVersion,
         bytes=size or len(content),
-        inputs=tuple(_feature(item) for item in spec.description.input),
-        outputs=tuple(_feature(item) for item in spec.description.output),
+        inputs=inputs,
+        outputs=outputs,
         metadata={
             "author": about.author,
             "license": about.license,
@@ -75,11 +80,16 @@ def read(path: Path) -> Model:
         operations=dict(sorted(Counter(_operations(spec, kind)).items())),
         storage=_storage(spec, kind),
         content=spec,
+        functions=functions,
     )
 
 
 def _feature(item: Any) -> Feature:
     kind = item.type.WhichOneof("Type") or "nothing"
+    if kind == "multiArrayType":
+        array = item.type.multiArrayType
+        number = array.ArrayDataType.Name(array.dataType).lower()
+        return Feature(item.name, "multiArray", description=item.shortDescription, number=number, shape=tuple(array.shape))
     if kind != "imageType":
         return Feature(item.name, kind.removesuffix("Type"), description=item.shortDescription)
     image = item.type.imageType
@@ -98,6 +108,11 @@ def _feature(item: Any) -> Feature:
 def _blocks(spec: Any) -> Iterator[Any]:
     for function in spec.mlProgram.functions.values():
         yield from function.block_specializations.values()
+
+
+def offsets(function: Any) -> set[int]:
+    """Where in the weight file the constants of one function of a specification begin."""
+    return {value.blobFileValue.offset for block in function.block_specializations.values() for value in _stored(block)}
 
 
 def _operations(spec: Any, kind: str) -> Iterator[str]:
@@ -120,11 +135,15 @@ def _storage(spec: Any, kind: str) -> str:
 def _entries(spec: Any) -> Iterator[Any]:
     """Every constant that stands in the weight file."""
     for block in _blocks(spec):
-        for op in block.operations:
-            bound = [argument.value for entry in op.inputs.values() for argument in entry.arguments if argument.HasField("value")]
-            for value in [*op.attributes.values(), *bound]:
-                if value.HasField("blobFileValue"):
-                    yield value
+        yield from _stored(block)
+
+
+def _stored(block: Any) -> Iterator[Any]:
+    for op in block.operations:
+        bound = [argument.value for entry in op.inputs.values() for argument in entry.arguments if argument.HasField("value")]
+        for value in [*op.attributes.values(), *bound]:
+            if value.HasField("blobFileValue"):
+                yield value
 
 
 def check_weights(spec: Any, folder: Path) -> None:
@@ -157,8 +176,11 @@ def check_weights(spec: Any, folder: Path) -> None:
         raise wrong
 
 
-def steps(model: Model) -> Program:
-    """A Core ML model's program; raises ExportError for an operation that cannot be run, Damaged for weights that cannot be read."""
+def steps(model: Model, function: str = "") -> Program:
+    """The program of a Core ML model, or of one function of it.
+
+    Raises ExportError for an operation that cannot be run, Damaged for weights that cannot be read.
+    """
     if model.format == "neuralNetwork":
         return network(model)
     folder = _root(model.path).parent / "weights"
@@ -170,7 +192,7 @@ def steps(model: Model) -> Program:
     try:
         with quiet():
             program = load(model.content, model.version, str(folder))
-            name = model.content.description.defaultFunctionName or "main"
+            name = function or model.content.description.defaultFunctionName or "main"
             return _translate(program.functions[name])
     except Exception as error:
         raise Damaged(f"{model.path} holds a program that cannot be read ({first_line(error)}): export the filter again") from error
@@ -178,7 +200,7 @@ def steps(model: Model) -> Program:
 
 def _translate(function: Any) -> Program:
     types = require("coremltools.converters.mil.mil.types", "coreml")
-    (source,) = function.inputs
+    source, *arrays = sorted(function.inputs, key=lambda name: name != INPUT)
     (result,) = function.outputs
     live, found = {result.name}, []
     for op in reversed(list(function.operations)):
@@ -198,9 +220,10 @@ def _translate(function: Any) -> Program:
             else:
                 args[key] = Ref(value.name)
                 live.add(value.name)
-        (out,) = op.outputs
-        half = types.builtin_to_string(out.dtype) == "fp16"
-        found.append(Step(op.op_type, args, out.name, half, frozenset(compressed)))
+        for place, out in enumerate(op.outputs):
+            half = types.builtin_to_string(out.dtype) == "fp16"
+            which = {"index": place} if len(op.outputs) > 1 else {}
+            found.append(Step(op.op_type, args | which, out.name, half, frozenset(compressed)))
     shape = list(function.inputs[source].shape)[-2:]
     size = (int(shape[0]), int(shape[1])) if all(isinstance(side, (int, np.integer)) for side in shape) else None
-    return Program(tuple(reversed(found)), source, result.name, size)
+    return Program(tuple(reversed(found)), source, result.name, size, arrays[0] if arrays else "")
