@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,18 +11,25 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from fedstyle import params
 from fedstyle.base import build, read
-from fedstyle.errors import FilterError
+from fedstyle.detail import enlarge
+from fedstyle.errors import FilterError, PhotoError
 from fedstyle.files import sha256, staged, write_json
 from fedstyle.net import SMALLEST, STRIDE, TransformNet
+from fedstyle.tiling import NoRoomError, paint, piece_bytes
 
-LARGEST = 4_000_000
-"""Pixels of the largest picture that is stylised in one piece; a larger one is stylised at this size and enlarged again."""
+SIDE = 512
+"""The short side, in pixels, at which photos are stylised. Strokes have about the size that they had in training, a photo brought back
+from it is not blurred, and it is the size of an export: an app and Python show the same picture."""
+MEMORY = 1000
+"""What stylising a photo may take, in MB."""
+_STORED = 4
+"""Bytes of a pixel of an RGB image in Pillow."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +50,35 @@ class Filter:
         """The network, ready to run."""
         return build(self.arch, self.padding, self.weights).eval().requires_grad_(False)
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """Stylise an image of any size; the result has its size and is RGB."""
-        picture = image.convert("RGB")
-        if (pixels := picture.width * picture.height) > LARGEST:
-            shrink = (LARGEST / pixels) ** 0.5
-            small = picture.resize((max(1, int(picture.width * shrink)), max(1, int(picture.height * shrink))), Image.Resampling.LANCZOS)
-            return self(small).resize(picture.size, Image.Resampling.LANCZOS)
+    def __call__(self, image: Image.Image, *, side: int | None = SIDE, memory: int = MEMORY) -> Image.Image:
+        """Stylise an image of any size; the result has its size upright, is RGB, and carries no metadata.
+
+        A network's strokes have one size in pixels. A photo whose short side is longer than `side` is stylised at that size and brought
+        back to its own with the photo's detail (see `detail`); a smaller `side` gives larger strokes. `side=None` stylises at full
+        resolution, in seamless tiles where one piece would take too much memory (see `tiling`): strokes shrink against the photo.
+
+        `memory` limits, in MB of 10^6 bytes, what this call takes with the photo and the result, beside what the process holds already;
+        a photo that cannot be stylised within it raises PhotoError. An EXIF orientation is applied; colours are taken as sRGB, so open
+        files with a profile through `stylize`, which converts them.
+        """
+        photo = _upright(image)
+        size = working_size(photo.size, side)
+        small = photo if size == photo.size else photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        room = memory * 1_000_000 - sum(2 * _STORED * one.width * one.height for one in {id(photo): photo, id(small): small}.values())
+        try:
+            result = self._paint(small, room)
+        except NoRoomError as why:
+            least = memory + -(-(why.bytes - room) // 1_000_000)
+            raise PhotoError(
+                f"a photo of {photo.width}x{photo.height} pixels cannot be stylised within {memory:,} MB of memory: "
+                f"allow {least:,} MB" + ("" if side is not None else ", or stylise it at a smaller size")
+            ) from None
+        return result if small is photo else enlarge(photo, small, result)
+
+    def _paint(self, picture: Image.Image, room: int) -> Image.Image:
+        """Stylise an RGB image at its size, in one piece where `room` bytes suffice for that."""
+        if piece_bytes(self.net, *picture.size) > room:
+            return paint(self.net, picture, room)
         x = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
         y = self.stylise(x)[0].permute(1, 2, 0)
         return Image.fromarray((y * 255).round().clamp(0, 255).to(torch.uint8).numpy())
@@ -82,3 +112,19 @@ class Filter:
         facts, weights = read(Path(path), "filter", FilterError)
         head = {"format", "architecture", "padding", "file_sha256"}
         return cls(facts["architecture"], facts["padding"], weights, {key: value for key, value in facts.items() if key not in head})
+
+
+def working_size(size: tuple[int, int], side: int | None) -> tuple[int, int]:
+    """The width and height at which the network sees a photo of `size`: its short side has at most `side` pixels."""
+    if side is None or min(size) <= side:
+        return size
+    width, height = size
+    return max(1, round(width * side / min(size))), max(1, round(height * side / min(size)))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An image as RGB, turned as its EXIF says; the same object where nothing has to change."""
+    with contextlib.suppress(Exception):  # broken EXIF says nothing about the pixels
+        if image.getexif().get(0x0112, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -6,7 +6,6 @@ import torch
 from conftest import picture
 from PIL import Image
 
-from fedstyle import filter as module
 from fedstyle.errors import FilterError, OutputError
 from fedstyle.filter import Filter
 
@@ -43,13 +42,20 @@ def test_a_margin_that_is_cut_again_does_not_shift_the_image(filter):
     assert torch.equal(filter.stylise(x), filter.stylise(by_hand)[..., :30, :46])
 
 
-def test_a_huge_image_is_stylised_small_and_enlarged(filter, monkeypatch):
-    monkeypatch.setattr(module, "LARGEST", 2000)
+def test_a_large_image_is_stylised_small_and_comes_back_in_its_size(filter, monkeypatch):
     seen = []
     monkeypatch.setattr(filter.net, "forward", lambda x: seen.append(x.shape) or x)
-    assert filter(picture(0, (120, 80))).size == (120, 80)
-    # 120 * 80 = 9600 pixels; times 2000 / 9600 leaves a side of 120 * 0.4564 = 54.8 and 36.5, padded to multiples of 4.
-    assert seen == [(1, 3, 36, 56)]
+    assert filter(picture(0, (1200, 800))).size == (1200, 800)
+    # 1200 * 512 / 800 = 768: both are multiples of 4 already
+    assert seen == [(1, 3, 512, 768)]
+    assert filter(picture(0, (768, 512))).tobytes() == picture(0, (768, 512)).tobytes()  # nothing is added to one that is not large
+
+
+def test_exif_orientation_is_applied_and_nothing_of_it_stays(filter):
+    image = picture(0, (40, 30))
+    image.getexif()[0x0112] = 6
+    assert filter(image).tobytes() == filter(picture(0, (40, 30)).transpose(Image.Transpose.ROTATE_270)).tobytes()
+    assert filter(image).info == {}
 
 
 def test_a_filter_comes_back_as_it_was_and_says_nothing_of_time_or_place(filter, tmp_path):

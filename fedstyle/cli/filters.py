@@ -16,6 +16,7 @@ from fedstyle.cli.terminal import (
     as_json,
     check_features,
     check_free,
+    check_writable,
     clean_output,
     example,
     feature_options,
@@ -25,48 +26,137 @@ from fedstyle.cli.terminal import (
     say,
     say_json,
 )
-from fedstyle.errors import ConfigError, FilterError, OutputError
+from fedstyle.errors import ConfigError, FilterError, OutputError, PhotoError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from PIL import Image
+
     from fedstyle.config import Loss
     from fedstyle.filter import Filter
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+VIDEOS = (".mp4", ".mov")
 
 
 @click.command(epilog=example("fedstyle stylize my_filter holiday.jpg --out holiday_stylized.png"))
 @click.argument("filter", metavar="FILTER", type=FOLDER_OR_FILE)
 @click.argument("photos", metavar="PHOTO...", nargs=-1, required=True, type=FOLDER_OR_FILE)
 @click.option("--out", type=FOLDER_OR_FILE, required=True, metavar="FILE|DIR", help="A .png, .jpg or .webp for one photo, or a folder.")
-def stylize(filter: Path, photos: tuple[Path, ...], out: Path) -> None:
+@click.option(
+    "--side",
+    type=click.IntRange(min=16),
+    default=512,
+    show_default=True,
+    help="The photo's short side, in pixels, as the filter sees it. A smaller one gives larger strokes.",
+)
+@click.option("--full-size", is_flag=True, help="Let the filter see every pixel, in tiles; strokes shrink against a large photo.")
+@click.option(
+    "--memory", type=click.IntRange(min=1), default=1000, show_default=True, metavar="MB", help="The most memory that a photo may take."
+)
+def stylize(filter: Path, photos: tuple[Path, ...], out: Path, side: int, full_size: bool, memory: int) -> None:
     """Apply a filter to photos.
 
     The results have the photos' size in pixels and none of their metadata. In a folder they are named after the photos; a JPEG
     stays one, anything else becomes a PNG. Nothing is overwritten, and all results are written or none.
+
+    A folder of photos is taken with its subfolders: each result is written as it comes, files that cannot be used are skipped and
+    listed, and results that are there already are passed over, so that the same command goes on where it stopped. A video with --out
+    X.mp4 or X.mov becomes one, with the extra fedstyle[video]; its textures flicker.
     """
+    how = {"side": None if full_size else side, "memory": memory}
     with clean_output():
         from fedstyle.filter import Filter
-        from fedstyle.picture import open_image
 
         made = Filter.load(filter)
-        targets = _targets(photos, out)
-        for target in targets:
-            check_free(target)
-        for photo in photos:
-            open_image(photo)
-        made_in = nearest(targets[0].parent)
-        with tempfile.TemporaryDirectory(dir=made_in, prefix=".stylize.", suffix=".part") as stage, progress_bar() as advance:
-            results = [Path(stage) / target.name for target in targets]
-            for done, (photo, result, target) in enumerate(zip(photos, results, targets, strict=True), 1):
-                kind = PICTURES[result.suffix.lower()]
-                made(open_image(photo)).save(encoded := io.BytesIO(), kind, **({"quality": 95} if kind == "JPEG" else {}))
-                _write(result, encoded.getvalue(), target)
-                advance("stylizing", done, len(photos))
-            targets[0].parent.mkdir(parents=True, exist_ok=True)
-            for result, target in zip(results, targets, strict=True):
-                os.replace(result, target)
+        if out.suffix.lower() in VIDEOS and len(photos) == 1:
+            lines = _video(made, photos[0], out, how)
+        elif any(photo.is_dir() for photo in photos):
+            lines = _folders(made, photos, out, how)
+        else:
+            lines = _files(made, photos, out, how)
+    for line in lines:
+        say(line)
+
+
+def _files(made: Filter, photos: tuple[Path, ...], out: Path, how: dict[str, Any]) -> list[str]:
+    """Stylise files into files, all or none."""
+    from fedstyle.picture import open_image
+    from fedstyle.stylising import stylize
+
+    targets = _targets(photos, out)
     for target in targets:
-        say(f"wrote {plain(target)}")
+        check_free(target)
+    for photo in photos:
+        open_image(photo)
+    lines = []
+    made_in = nearest(targets[0].parent)
+    with tempfile.TemporaryDirectory(dir=made_in, prefix=".stylize.", suffix=".part") as stage, progress_bar() as advance:
+        results = [Path(stage) / target.name for target in targets]
+        for done, (photo, result, target) in enumerate(zip(photos, results, targets, strict=True), 1):
+            stylized = stylize(made, photo, **how)
+            _write(result, _encoded(stylized.image, result), target)
+            notice = f"; {stylized.notice}" if stylized.notice else ""
+            lines.append(f"wrote {plain(target)} in {stylized.seconds:.1f} s{notice}")
+            advance("stylizing", done, len(photos))
+        targets[0].parent.mkdir(parents=True, exist_ok=True)
+        for result, target in zip(results, targets, strict=True):
+            os.replace(result, target)
+    return lines
+
+
+def _folders(made: Filter, photos: tuple[Path, ...], out: Path, how: dict[str, Any]) -> list[str]:
+    """Stylise folders, and files beside them, into a folder, one after the other."""
+    from fedstyle.stylising import stylize_all
+
+    check_writable(out)
+    if out.suffix.lower() in PICTURES and not out.is_dir():
+        raise ConfigError(f"--out {plain(out)} is one picture for a folder of photos: give a folder")
+    if inside := [photo for photo in photos if photo.is_dir() and out.resolve().is_relative_to(photo.resolve())]:
+        raise ConfigError(f"--out {plain(out)} lies in {plain(inside[0])}, among the photos: give a folder outside")
+    batches = [
+        (photo if photo.is_dir() else photo.parent, stylize_all(made, photo if photo.is_dir() else [photo], **how)) for photo in photos
+    ]
+    targets: dict[Path, Path] = {}
+    for root, batch in batches:
+        for path in batch.paths:
+            targets[path] = _place(out / path.relative_to(root), targets.values())
+        batch.paths = tuple(path for path in batch.paths if not os.path.lexists(targets[path]))
+    there = sum(os.path.lexists(target) for target in targets.values())
+    total, done, seconds = len(targets) - there, 0, 0.0
+    lines, skipped = [], 0
+    with progress_bar() as advance:
+        for _, batch in batches:
+            before = done + skipped
+            for result in batch:
+                assert result.source is not None
+                target = targets[result.source]
+                _write(target, _encoded(result.image, target), target)
+                done, seconds = done + 1, seconds + result.seconds
+                advance("stylizing", before + batch.done, total)
+            skipped += batch.skipped.total()
+            lines += [f"skipped: {problem}" for problem in batch.problems]
+    again = f", {there} there already" if there else ""
+    lines.append(f"wrote {done} photos to {plain(out)} in {seconds:.1f} s, skipped {skipped}{again}")
+    if not done and not there:
+        raise PhotoError(f"no photo could be stylized: {lines[0] if skipped else 'nothing there looks like one'}")
+    return lines
+
+
+def _video(made: Filter, video: Path, out: Path, how: dict[str, Any]) -> list[str]:
+    from fedstyle.video import stylize_video
+
+    check_free(out)
+    with progress_bar() as advance:
+        done = stylize_video(made, video, out, progress=lambda frames, total: advance("stylizing", frames, total or frames), **how)
+    return [f"wrote {plain(out)}: {done.frames} frames in {done.seconds:.1f} s, {'with' if done.audio else 'without'} sound"]
+
+
+def _encoded(image: Image.Image, target: Path) -> bytes:
+    kind = PICTURES[target.suffix.lower()]
+    image.save(encoded := io.BytesIO(), kind, **({"quality": 95} if kind == "JPEG" else {}))
+    return encoded.getvalue()
 
 
 def _write(path: Path, content: bytes, target: Path) -> None:
@@ -76,6 +166,14 @@ def _write(path: Path, content: bytes, target: Path) -> None:
         write_bytes(path, content)
     except OutputError as error:
         raise OutputError(str(error).replace(str(path), plain(target))) from error
+
+
+def _place(path: Path, taken: Collection[Path]) -> Path:
+    """Where the result of a photo in a folder goes: a JPEG stays one; of two that would share a name, the second keeps its whole own."""
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        return path
+    short = path.with_suffix(".png")
+    return path.with_name(f"{path.name}.png") if short in taken else short
 
 
 def _targets(photos: tuple[Path, ...], out: Path) -> list[Path]:
