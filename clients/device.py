@@ -25,7 +25,8 @@ def make(options: argparse.Namespace) -> int:
     """Make, keep, export and verify one filter; the exit code."""
     home: Path = options.home
     base = Base.load(options.base) if options.base else Base.shipped()
-    client = Client(home, options.photos, Style(options.style), training=Training.for_base(base.record))
+    look = Style(options.style, strength=options.strength)
+    client = Client(home, options.photos, look, training=Training.for_base(base.record))
     print(f"{len(client.library)} photos can be used, {sum(client.library.skipped.values())} cannot; all that is made stays in {home}")
     job = client.personalize(base, iterations=options.iterations, session=home / "session")
     signal.signal(signal.SIGTERM, lambda *_: job.cancel())  # how systems take background time back
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--style", type=Path, required=True, help="the style image")
     parser.add_argument("--home", type=Path, required=True, help="the app's own folder for this filter")
     parser.add_argument("--base", type=Path, help="the shared base to start from; without it the one that fedstyle carries")
+    parser.add_argument("--strength", type=int, help="1 to 10; without it one is chosen for the style and the photos")
     parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--slice", type=float, default=10, help="seconds of training at a time")
     parser.add_argument("--pause", type=float, default=0, help="seconds of rest between two slices")

@@ -23,14 +23,18 @@ from fedstyle.config import Loss, Privacy, Training
 from fedstyle.errors import ParamsError
 from fedstyle.files import append_json
 from fedstyle.filter import Filter
-from fedstyle.job import Job, Session
-from fedstyle.methods import Method, make_method
+from fedstyle.job import Job, Work, threads
+from fedstyle.methods import OWN, Method, make_method
 from fedstyle.perceptual import Objective, load_features
-from fedstyle.photos import Photos
+from fedstyle.photos import Photos, open_image
 from fedstyle.prediction import Look, is_predictor, look_at, variants
 from fedstyle.privacy import clip
-from fedstyle.style import Style
+from fedstyle.session import SessionParameters, count
+from fedstyle.style import Style, fitting
 from fedstyle.training import Content, Progress, Task, choose_device, derive, evaluate
+
+PREVIEW = 1024
+"""The longer side of a checkpoint's validation picture, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Client:
         `teaches` adds what a predictor of norms is to learn here, where the method trains one.
         """
         if self._content is None:
-            crops = self.library.crops(self.training.size, self.training.crops, self.training.seed)
+            wishes = self.training
+            crops = self.library.crops(wishes.size, wishes.crops, wishes.seed, processing=wishes.processing)
             self._content = Content(crops, self.objective(), self.device)
         learns = teaches and hasattr(self.method, "variants")
         looks = (self._look, *self._variants) if learns else ()
@@ -105,35 +110,67 @@ class Client:
         self,
         base: Base,
         *,
-        iterations: int = 100,
+        iterations: int | str = "standard",
         full: bool = False,
-        session: str | Path | None = None,
+        session: str | Path | SessionParameters | None = None,
         facts: Mapping[str, Any] | None = None,
-        validation: Image.Image | None = None,
+        validation: Image.Image | str | Path | None = None,
     ) -> Job[Filter]:
         """A job that makes a filter from the base and the private parameters at home, if there are any; else from predicted norms.
 
-        Rates and warm-up are those of `training`: `Training.for_base(base.record)` has what the base's makers advise for few steps.
-        `full` trains every parameter instead of the method's private ones. With a `session` folder the job survives its process, and a
-        stylised `validation` photo lies beside each checkpoint as its preview. `facts` are added to the filter's own.
+        `iterations` is a number or a mode: quick 25, standard 100, best 500. Rates and warm-up are those of `training`:
+        `Training.for_base(base.record)` has what the base's makers advise for few steps. `full` trains every parameter instead of the
+        method's private ones. With a `session` (a folder, or SessionParameters, whose iterations are a bound then) the job survives its
+        process, and a stylised `validation` photo lies beside each checkpoint as its preview. `facts` are added to the filter's own.
+        Photos are read and cut when the job is first driven, not here. Raises ParamsError when what is kept at home does not fit the base
+        or is damaged, PhotoError for a validation photo that cannot be read.
         """
-        _, private, _ = self._recall(base)
-        net = build(base.arch, base.padding, {**self.predict(base).weights, **private})
-        memory: dict[str, Tensor] = {}
+        if self._kept():
+            self._recall(base)  # what is wrong with it is said at once
+        total = count(iterations)
+        if isinstance(session, SessionParameters):
+            total = min(total, session.iterations)
+        elif session is not None:
+            session = SessionParameters(session)
+        shown = open_image(Path(validation)) if isinstance(validation, str | Path) else validation and validation.copy()
+        if shown:
+            shown.thumbnail((PREVIEW, PREVIEW))
+        return Job(lambda: self._work(base, total, full, dict(facts or {}), shown), iterations=total, session=session)
+
+    def _work(self, base: Base, iterations: int, full: bool, facts: dict[str, Any], shown: Image.Image | None) -> Work[Filter]:
+        _, private, left = self._recall(base)
+        start = Filter(base.arch, base.padding, {**self.predict(base).weights, **private})
+        net = build(start.arch, start.padding, start.weights)
+        memory = {key: value for key, value in left.items() if key.startswith(OWN)}  # such as a second network
         task = self.task(derive(self.training.seed, "personalize"))
-
-        def finish(progress: Progress) -> Filter:
-            return Filter(base.arch, base.padding, _weights(net), self.facts(base, progress, full) | dict(facts or {}))
-
-        return Job(
+        look = self.look if self.look.strength else dataclasses.replace(self.look, strength=self.choose_strength(base))
+        task = dataclasses.replace(task, objective=dataclasses.replace(task.objective, style_weight=self.loss.style * look.factor))
+        known = self.facts(base, Progress(0, iterations, 0.0, 0.0, 0.0), full, look) | facts
+        return Work(
             net,
             memory,
             lambda: self.method.personalize(net, task, memory, iterations, full),
-            finish,
-            iterations=iterations,
-            session=Session(Path(session), self.identity(base, private if self._kept() else {}, full)) if session else None,
-            preview=(lambda: Filter(base.arch, base.padding, _weights(net))(validation)) if validation else None,
+            lambda now: Filter(base.arch, base.padding, _weights(net), known | {"iterations": now.iteration}),
+            preview=(lambda: Filter(base.arch, base.padding, _weights(net))(shown)) if shown else None,
+            identity=self.identity(base, private | memory if self._kept() else {}, full),
+            about={"architecture": base.arch, "padding": base.padding, "facts": known},
         )
+
+    def choose_strength(self, base: Base) -> int:
+        """The style strength 3..7 for a user who chose none: see `style.fitting`; 5 from a base that knows no style yet.
+
+        It measures the content loss of the filter at zero iterations on up to eight training crops, on this device, in about a second. The
+        same base, photos and style give the same number.
+        """
+        kept = self._kept()
+        if not (base.predicts or kept):
+            return 5
+        crops = self.task(0).content.crops[:8]
+        with threads(1):  # the last bits of a sum depend on their number
+            features = load_features("tiny").to(self.device)
+            weights = base.transform(look_at(features, self.look.pixels).code if base.predicts else None)
+            net = build(base.arch, base.padding, weights | (self._recall(base)[1] if kept else {})).to(self.device)
+            return fitting(evaluate(net, self.objective(), crops)["content"])
 
     def predict(self, base: Base) -> Filter:
         """The base as a filter at zero iterations: with the norms that it predicts for this style, or its own where it predicts none."""
@@ -152,17 +189,18 @@ class Client:
         count, seed = getattr(self.method, "variants", 0), derive(self.training.seed, "variants")
         return tuple(look_at(features, picture, reader) for picture in variants(self.look.pixels, count, seed))
 
-    def facts(self, base: Base, progress: Progress, full: bool) -> dict[str, Any]:
-        """What is known of a filter and may travel with it: no path, no name, no time."""
+    def facts(self, base: Base, progress: Progress, full: bool, look: Style | None = None) -> dict[str, Any]:
+        """What is known of a filter and may travel with it: no path, no name, no time. `look` is the style with its strength chosen."""
+        look = look or self.look
         return {
-            "strength": self.look.strength,
-            "density": self.look.density,
+            "strength": look.strength,
+            "density": look.density,
             "method": type(self.method).__name__.lower(),
             "trained": "all" if full else "private",
             "iterations": progress.iteration,
             "base_sha256": base.sha256,
             "size": self.training.size,
-            "loss": dataclasses.asdict(self.loss) | {"weights": "", "strength": self.look.strength, "density": self.look.density},
+            "loss": dataclasses.asdict(self.loss) | {"weights": "", "strength": look.strength, "density": look.density},
         }
 
     def identity(self, base: Base, kept: params.Params, full: bool) -> dict[str, Any]:
@@ -173,7 +211,7 @@ class Client:
         return {
             "base": base.sha256,
             "private": params.fingerprint(kept),
-            "photos": self.library.digest(),
+            "photos": self.library.digest(self.training.crops, self.training.seed),
             "style": self.look.digest(),
             "method": [type(self.method).__name__, repr(self.method)],
             "loss": dataclasses.asdict(self.loss),
@@ -186,7 +224,7 @@ class Client:
         objective = self._content.objective if self._content else self.objective()
         model = self.predict(model) if isinstance(model, Base) else model
         net = build(model.arch, model.padding, model.weights).to(self.device)
-        return evaluate(net, objective, photos.views(self.training.size))
+        return evaluate(net, objective, photos.views(self.training.size, processing=self.training.processing))
 
     def _recall(self, base: Base) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """The base's shared parameters, the private ones (from home, else from the base) and the method's memory."""

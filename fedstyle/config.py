@@ -103,6 +103,8 @@ class Training:
     """Adam's rate for instance-norm scale and shift."""
     warmup: int = 10
     """Iterations over which a fresh optimiser's rates rise to their value."""
+    processing: str = "scale-fill"
+    """How a photo becomes square: scale-fill cuts at a random place, centre-crop in the middle, scale-fit shows all of it."""
     device: str = "auto"
     seed: int = 0
 
@@ -113,6 +115,7 @@ class Training:
             need(getattr(self, name) >= least, f"training.{name}", getattr(self, name), f"give {least} or more")
         for name in ("rate", "norm_rate"):
             need(0 < getattr(self, name) <= 1, f"training.{name}", getattr(self, name), "a learning rate lies over 0 and up to 1")
+        need(self.processing in PROCESSING, "training.processing", self.processing, f"choose one of {', '.join(PROCESSING)}")
         need(self.device in DEVICES, "training.device", self.device, f"choose one of {', '.join(DEVICES)}")
 
     @classmethod
@@ -131,6 +134,8 @@ class Training:
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PROCESSING = ("scale-fill", "scale-fit", "centre-crop")
+"""How a photo becomes a square, by Create ML's names; `Photos.crops` says what each shows in training."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +235,10 @@ class Config:
         parts: dict[str, Any] = {name: read(hints[name], table, name) for name, table in found.items() if name != "method"}
         if "method" in found:
             parts["method"] = {"name": "fedbn", **found["method"]}
+            name = parts["method"]["name"]
+            if isinstance(name, str) and ":" in name:  # a method in a file of the user's own
+                file, _, kind = name.rpartition(":")
+                parts["method"]["name"] = f"{_located(file, '', home)}:{kind}"
         config = cls(**parts)
         data = dataclasses.replace(
             config.data, photos=_located(config.data.photos, "demo", home), styles=_located(config.data.styles, "painted", home)

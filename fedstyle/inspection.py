@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect as python
 import json
 import re
@@ -19,7 +18,7 @@ from fedstyle.config import Server
 from fedstyle.errors import FedstyleError, ParamsError
 from fedstyle.files import read_lines
 from fedstyle.filter import Filter
-from fedstyle.methods import METHODS, make_method
+from fedstyle.methods import METHODS, make_method, settings
 from fedstyle.net import ARCHITECTURES, InstanceNorm, TransformNet, is_norm
 from fedstyle.picture import show
 from fedstyle.prediction import PredictiveNet, is_predictor
@@ -80,9 +79,7 @@ def describe_methods() -> list[dict[str, Any]]:
                 "shares": _first_line(kind.shares),
                 "shared_parameters": sum(value.numel() for value in shared.values()),
                 "private_parameters": sum(value.numel() for value in private.values()),
-                "fields": {
-                    item.name: item.default if item.default is not dataclasses.MISSING else None for item in dataclasses.fields(kind)
-                },
+                "fields": settings(kind),
             }
         )
     return rows
@@ -217,5 +214,6 @@ def _home(path: Path) -> dict[str, Any]:
 
 
 def _session(path: Path) -> dict[str, Any]:
-    checkpoints = [_object(file, "remove this checkpoint") for file in sorted(path.glob("checkpoint-*.json"))]
-    return {"kind": "session", "checkpoints": [one.get("iteration") for one in checkpoints]}
+    from fedstyle.session import Session
+
+    return {"kind": "session", "checkpoints": [one.iteration for one in Session(path).checkpoints()]}

@@ -27,7 +27,7 @@ from fedstyle.export import export, verify
 from fedstyle.files import append_json, read_lines, write_bytes, write_json
 from fedstyle.filter import Filter
 from fedstyle.flower.notes import note_error
-from fedstyle.methods import make_method
+from fedstyle.methods import check_match, make_method
 from fedstyle.perceptual import load_features
 from fedstyle.population import Clients, Population, first_base, plan
 from fedstyle.report import write_report
@@ -65,7 +65,7 @@ def check(config: Config) -> Population:
         check_ray()
     if config.export.clients:
         _need_package("coremltools", "coreml", "export.clients = true")
-    make_method(config.method)
+    check_match(make_method(config.method), config.server.strategy)
     first_base(config)
     choose_device(config.training.device)
     load_features(config.loss.features, config.loss.weights)
@@ -121,7 +121,7 @@ def simulate(config: Config, out: str | Path, *, watch: Watch | None = None, gri
         "rounds": config.server.rounds,
         "engine": config.server.engine,
         "strategy": config.server.strategy,
-        "method": str(config.method["name"]),
+        "method": str(config.method["name"]).rsplit("/", 1)[-1],  # of a user's own file its name, not its place
         "arch": config.net.arch,
         "features": config.loss.features,
         "seconds": round(ended - started, 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,10 @@ from fedstyle.picture import MAX_ASPECT, MIN_SIDE
 
 STRENGTH_STEP = 2.0
 """One step of strength multiplies the style weight by this: 1 is a sixteenth of the weight at 5, 10 is 32 times it."""
+AIM = 0.65
+"""The content loss that an automatic strength aims at; at 1 a photo is as far from what it was as a grey one."""
+OCTAVES = 0.3
+"""How many times one step of strength doubles a filter's content loss: 0.13 to 0.34 for four styles, from 3 to 5; a cautious figure."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +34,18 @@ class Style:
     after 80 iterations: at 1 the photo keeps its detail and takes on the palette, at 5 it is painted, at 10 the style overwhelms it.
     *Density* is the length in pixels of the style image's shorter side when the feature network sees it: strokes are that much larger in
     the filter's output. A value that is no multiple of 4 is rounded down with a notice, as Create ML does.
+    A strength of None is chosen when a filter is made, from 3 to 7, so that the user's photos stay recognisable: see `fitting`.
+    Until then, and in a federation's rounds, it counts as 5.
     Raises StyleError for an image that cannot be read or a value out of range.
     """
 
     image: Image.Image = field(repr=False)
-    strength: int = 5
+    strength: int | None = 5
     density: int = 256
 
-    def __init__(self, image: str | Path | Image.Image, *, strength: int = 5, density: int = 256) -> None:
-        if not (type(strength) is int and 1 <= strength <= 10):
-            raise StyleError(f"style strength {strength!r}: give a whole number from 1 to 10")
+    def __init__(self, image: str | Path | Image.Image, *, strength: int | None = 5, density: int = 256) -> None:
+        if strength is not None and not (type(strength) is int and 1 <= strength <= 10):
+            raise StyleError(f"style strength {strength!r}: give a whole number from 1 to 10, or None to have it chosen")
         if not (type(density) is int and 64 <= density <= 1024):
             raise StyleError(f"style density {density!r}: give a number of pixels from 64 to 1024")
         if density % 4:
@@ -56,7 +63,7 @@ class Style:
     @property
     def factor(self) -> float:
         """What the style weight is multiplied by for this strength; 1 at strength 5."""
-        return float(STRENGTH_STEP ** (self.strength - 5))
+        return 1.0 if self.strength is None else float(STRENGTH_STEP ** (self.strength - 5))
 
     @property
     def pixels(self) -> Tensor:
@@ -76,3 +83,15 @@ class Style:
         """A SHA-256 of the pixels and parameters; it identifies a session on this device and never leaves it."""
         head = f"{self.strength} {self.density} {self.image.size} ".encode()
         return hashlib.sha256(head + self.image.tobytes()).hexdigest()
+
+
+def fitting(content: float) -> int:
+    """The strength from 3 to 7 for a style whose filter at strength 5 has this content loss on the user's photos.
+
+    Styles differ in how much of a photo they destroy at one strength: geometric and coarse ones the most. Each step of strength changes
+    the content loss by about OCTAVES octaves, so the steps from it to AIM follow. Looked at on three paintings, counted on 20, about half
+    of which keep 5. It sees to it that photos stay recognisable; it knows nothing of taste.
+    """
+    if not content > 0:
+        return 7
+    return min(7, max(3, round(5 - math.log2(content / AIM) / OCTAVES)))

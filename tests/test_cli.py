@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -159,8 +160,11 @@ def test_personalize_starts_from_the_base_that_fedstyle_carries(at, shipped):
     assert report["filter_sha256"] == made.sha256
     assert made.facts["base_sha256"] == shipped.sha256
     # Its norms begin as predicted for the style, and move at the rates that the base advises.
-    client = Client(None, "photos", Style("style.png", density=64), training=Training(rate=5e-3, norm_rate=4e-2, warmup=0))
+    look = Style("style.png", strength=None, density=64)  # without --strength it is chosen
+    client = Client(None, "photos", look, training=Training(rate=5e-3, norm_rate=4e-2, warmup=0))
     assert made.sha256 == client.personalize(shipped, iterations=1).result().sha256
+    assert report["strength"] == made.facts["strength"] == client.choose_strength(shipped)
+    assert f"strength {report['strength']}, chosen for this style and these photos; --strength sets another" in done.stdout
     assert fails(call(f"{line} --out new --net cnn"), 2, "fedstyle carries no base for 'cnn'", "train from nothing with --base none")
     assert at() == ["mine", "same", "weights inside"]
 
@@ -177,7 +181,47 @@ def test_advice_of_a_base_that_cannot_be_used_is_a_mistake(at, base):
 
 
 def test_the_modes_are_those_of_the_design():
-    assert MODES == {"quick": 25, "standard": 100, "best": 500}
+    from fedstyle import config, session
+
+    assert MODES == session.MODES == {"quick": 25, "standard": 100, "best": 500}
+    (processing,) = (one for one in cli.commands["personalize"].params if one.name == "processing")
+    assert set(processing.type.choices) == set(config.PROCESSING)
+
+
+def test_personalize_reports_on_standard_error_and_goes_on(at, photo_folder):
+    line = PERSONALIZE.replace("--iterations 1", "--iterations")
+    first = call(f"{line} 3 --out one --session kept --report 2 --strength 5")
+    assert first.exit_code == 0, first.stderr
+    said = re.findall(r"^iteration (\d of 3, \d+%): content \d\.\d{4}, style \d+\.\d{4}, total \d+\.\d{4}$", first.stderr, re.MULTILINE)
+    assert said == ["2 of 3, 67%", "3 of 3, 100%"]
+    assert "stood in the session" not in first.stdout
+    assert "chosen" not in first.stdout
+    more = call(f"{line} 4 --out two --session kept --strength 5")
+    assert "trained the private norms for 4 iterations" in more.stdout
+    assert "the first 3 of them stood in the session kept" in more.stdout
+    assert more.stderr == ""
+    assert fails(call(f"{line} 4 --out three --session kept --strength 5 --processing scale-fit"), 2, "kept was begun with other photos")
+    assert fails(call(f"{line} 4 --out three --strength 5 --validation words.png"), 2, "words.png")
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_after_the_iteration_at_hand_and_the_same_command_goes_on(at, monkeypatch, kind):
+    from fedstyle.job import Job
+
+    whole = call(f"{PERSONALIZE.replace('--iterations 1', '--iterations 3')} --out whole --strength 5")
+    assert whole.exit_code == 0, whole.stderr
+    line = f"{PERSONALIZE.replace('--iterations 1', '--iterations 3')} --out mine --session kept --strength 5"
+    advance = Job._advance
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "_advance", lambda job: (os.kill(os.getpid(), kind) if job.progress.iteration == 1 else None, advance(job))[1])
+        stopped = call(line)
+    assert fails(stopped, 130, "interrupted after iteration 1: the same command goes on from there")
+    assert signal.getsignal(kind) in (signal.SIG_DFL, signal.default_int_handler)
+    assert not Path("mine").exists()
+    again = call(line)
+    assert again.exit_code == 0, again.stderr
+    assert "the first 1 of them stood in the session kept" in again.stdout
+    assert Path("mine/filter.safetensors").read_bytes() == Path("whole/filter.safetensors").read_bytes()
 
 
 def test_personalize_from_nothing_trains_everything(at):
@@ -212,17 +256,17 @@ def test_a_density_between_the_steps_gives_a_notice_of_one_line(at):
 def test_ctrl_c_keeps_the_session_and_exits_130(at):
     line = f"{PERSONALIZE.replace('--iterations 1', '--iterations')} 100000 --out mine --session kept".split()
     with subprocess.Popen([*PROGRAM, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        until = time.monotonic() + 50
+        until = time.monotonic() + 300
         while not Path("kept/session.json").exists() and time.monotonic() < until:
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=30)
+        out, err = running.communicate(timeout=300)
     assert running.returncode == 130
     assert out == ""
     done = int(err.removeprefix("fedstyle: interrupted after iteration ").split(":")[0])
     assert err == f"fedstyle: interrupted after iteration {done}: the same command goes on from there\n"
     assert at() == ["kept"]
-    assert Path(f"kept/checkpoint-{done:06d}.json").exists()
+    assert Path(f"kept/checkpoint-{done:06d}.safetensors").exists()
 
 
 def test_ctrl_c_without_a_session_leaves_nothing(at, monkeypatch):
@@ -246,7 +290,7 @@ def test_stylize_keeps_the_size_and_drops_the_metadata(at):
     picture(7, (98, 71)).save("holiday.JPG", "JPEG", exif=exif, comment=b"private")
     done = call("stylize filter holiday.JPG --out new.jpg")
     assert done.exit_code == 0, done.stderr
-    assert done.stdout == "wrote new.jpg\n"
+    assert re.fullmatch(r"wrote new.jpg in \d+\.\d s\n", done.stdout)
     with Image.open("new.jpg") as result:
         assert (result.format, result.mode, result.size) == ("JPEG", "RGB", (71, 98))
         assert not result.getexif()
@@ -269,6 +313,49 @@ def test_stylize_many_into_a_folder_all_or_none(at):
     assert fails(call("stylize filter photos/0.png 0.png --out other"), 2, "two photos would both be written as 0.png")
     assert fails(call("stylize filter a.jpg --out new.gif"), 2, ".png, .jpg")
     assert at() == ["0.png", "a.jpg", "new"]
+
+
+def test_stylize_a_folder_goes_on_past_bad_files_and_where_it_stopped(at):
+    library = Path("library")
+    (library / "sub").mkdir(parents=True)
+    picture(1, (70, 64)).save(library / "sub" / "a.jpg")
+    picture(2, (70, 64)).save(library / "b.webp")
+    picture(3, (70, 64)).save(library / "b.png")
+    (library / "cut.jpg").write_bytes((library / "sub" / "a.jpg").read_bytes()[:300])
+    done = call("stylize filter library photos/0.png --out new")
+    assert done.exit_code == 0, done.stderr
+    *skipped, last = done.stdout.splitlines()
+    assert len(skipped) == 1
+    assert skipped[0].startswith("skipped: library/cut.jpg is damaged")
+    assert re.fullmatch(r"wrote 4 photos to new in \d+\.\d s, skipped 1", last)
+    assert sorted(str(path) for path in Path("new").rglob("*.*")) == ["new/0.png", "new/b.png", "new/b.webp.png", "new/sub/a.jpg"]
+    Path("new/b.png").unlink()
+    assert ", skipped 1, 3 there already" in call("stylize filter library photos/0.png --out new").stdout
+    with Image.open(library / "b.png") as photo, Image.open("new/b.png") as result:
+        assert result.tobytes() == Filter.load("filter")(photo).tobytes()
+    assert fails(call("stylize filter library --out library/new"), 2, "lies in library, among the photos")
+    assert fails(call("stylize filter library --out new.png"), 2, "give a folder")
+    assert fails(call("stylize filter none --out other"), 2, "no photo could be stylized", "notes.jpg is not an image")
+    assert at() == ["library", "new"]
+
+
+def test_stylize_takes_a_size_a_limit_and_a_video(at, monkeypatch):
+    from fedstyle import stylising, video
+
+    assert call("stylize filter photos/0.png --out small.png --side 32").exit_code == 0
+    with Image.open("photos/0.png") as photo, Image.open("small.png") as result:
+        assert result.tobytes() == Filter.load("filter")(photo, side=32).tobytes()
+    monkeypatch.setattr(stylising, "SIDE", 40)
+    assert (
+        "; stylised at 96x80 pixels: strokes are 2.0 times as small"
+        in call("stylize filter photos/0.png --out full.png --full-size").stdout
+    )
+    picture(1, (1000, 800)).save("large.png")
+    assert fails(call("stylize filter large.png --out new.png --memory 10"), 2, "large.png", "within 10 MB of memory: allow 16 MB")
+    made = video.StylizedVideo(Path("new.mp4"), 24, (64, 48), True, 1.25)
+    monkeypatch.setattr(video, "stylize_video", lambda *_, **how: made if (how["side"], how["memory"]) == (256, 1000) else None)
+    assert call("stylize filter clip.mov --out new.mp4 --side 256").stdout == "wrote new.mp4: 24 frames in 1.2 s, with sound\n"
+    assert at() == ["full.png", "large.png", "small.png"]
 
 
 def test_evaluate_judges_as_the_filter_was_trained(at):
@@ -334,6 +421,15 @@ def test_export_is_verified_before_it_stands(at, small, monkeypatch):
         ("export filter --out X.mlpackage --size 64 --range 64,128", "only one of"),
         ("export filter --out X.mlmodel --sizes 64,128", ".mlmodel cannot have several sizes"),
         ("export filter --out X.onnx --precision fp16", ".onnx cannot have precision 'fp16'"),
+        ("export filter --out X.onnx --compress int8", "compression 'int8' cannot be here"),
+        ("export filter --out X.mlpackage --precision fp32 --compress palette4", "compression 'palette4' cannot be here"),
+        ("export filter --out X.mlpackage --compress zip", "'zip' is not one of"),
+        ("pack filter --out X.mlmodel", "a pack is a .mlpackage"),
+        ("pack filter filter --out X.mlpackage", "would both be named filter: give one another name, as NAME=filter"),
+        ("pack filter other=filter --out X.mlpackage", "'filter' and 'other' have the same weights"),
+        ("pack filter --out X.mlpackage --target ios12", "'ios12' is not one of"),
+        ("pack base --out X.mlpackage", "base is no filter"),
+        ("pack --out X.mlpackage", "missing argument"),
         ("export base --out X.mlpackage", "base is no filter"),
         ("verify filter --against filter", "filter has no suffix"),
         ("verify X.mlpackage --against filter", "X.mlpackage does not exist"),
@@ -342,6 +438,39 @@ def test_export_is_verified_before_it_stands(at, small, monkeypatch):
 def test_an_export_that_cannot_be_is_a_mistake(at, line, words):
     assert fails(call(line), 2, words)
     assert at() == []
+
+
+def test_a_pack_is_verified_filter_by_filter(at, small):
+    Filter(small.arch, small.padding, {name: value * (1 + 0.1 * (".norm" in name)) for name, value in small.weights.items()}).save("strong")
+    done = call("pack filter Loud=strong --out Two.mlpackage --target ios15 --size 64 --author Ada")
+    assert done.exit_code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("wrote Two.mlpackage, 2 filters for ios15, ")
+    assert [line.split()[0] for line in lines[1:3]] == ["filter", "loud"]
+    assert "the style files are in Two.styles" in lines[3]
+    assert "a half-and-half mix" in lines[4]
+    assert names("Two.styles") == ["filter.safetensors", "loud.safetensors"]
+    for name in ("filter", "strong"):
+        assert "is faithful" in call(f"verify Two.mlpackage --against {name}").stdout
+    facts = json.loads(call("inspect Two.mlpackage --json").stdout)
+    assert [entry["name"] for entry in facts["filters"]] == ["filter", "Loud"]
+    assert "Loud" in call("inspect Two.mlpackage").stdout
+    assert fails(call("pack filter --out Two.mlpackage"), 2, "exists already")
+    assert at() == ["Two.mlpackage", "Two.styles", "strong"]
+
+
+def test_onnx_and_compression_through_the_command_line(at, monkeypatch):
+    done = call("export filter --out Mine.onnx")
+    assert done.exit_code == 0, done.stderr
+    assert "verified: fp32, 58 arrays equal" in done.stdout
+    assert json.loads(call("verify Mine.onnx --against filter --json").stdout)["faithful"] is True
+    done = call("export filter --out Mine.mlpackage --size 64 --compress int8")
+    assert done.exit_code == 0, done.stderr
+    assert "verified: compressed" in done.stdout
+    assert " dB, at most " in done.stdout
+    assert done.stdout.rstrip().endswith(" MB")
+    assert "is faithful: compressed" in call("verify Mine.mlpackage --against filter").stdout
+    assert at() == ["Mine.mlpackage", "Mine.onnx"]
 
 
 # inspect and methods

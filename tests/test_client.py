@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,14 +11,18 @@ from safetensors.torch import save_file
 
 from fedstyle import Base, Client, Filter, Style, params
 from fedstyle.config import Loss, Privacy, Training
-from fedstyle.errors import Cancelled, ConfigError, ParamsError, PhotoError, SessionError, StyleError
+from fedstyle.errors import BaseError, Cancelled, ConfigError, ParamsError, PhotoError, SessionError, StyleError
 from fedstyle.methods import make_method
 from fedstyle.net import is_norm
 from fedstyle.perceptual import load_features
+from fedstyle.personal import ModelParameters, train
 from fedstyle.photos import Photos
 from fedstyle.prediction import is_predictor, look_at
+from fedstyle.session import Session, SessionParameters
+from fedstyle.style import fitting
 from fedstyle.training import derive
 
+PROCESSING = ("scale-fill", "scale-fit", "centre-crop")
 METHOD = make_method({"name": "fedbn", "steps": 2})
 
 
@@ -34,6 +40,11 @@ def client(tmp_path, photo_folder, style_image, quick):
 def state(client):
     path = client.folder / "private.safetensors"
     return params.unseal(params.load(path), path)
+
+
+def plain(facts):
+    """As JSON gives them back."""
+    return json.loads(json.dumps(facts))
 
 
 def norm(update):
@@ -275,6 +286,169 @@ def test_a_validation_photo_is_shown_under_every_checkpoint(client, base, tmp_pa
     filter = job.result()
     with Image.open(job.checkpoints[-1].preview) as shown:
         assert shown.tobytes() == filter(photo).tobytes()
+
+
+def test_a_validation_photo_may_be_a_path_and_is_shown_small(client, base, tmp_path):
+    Image.new("RGB", (3000, 600), "teal").save(tmp_path / "wide.png")
+    job = client().personalize(base, iterations=1, session=tmp_path / "session", validation=tmp_path / "wide.png")
+    job.result()
+    with Image.open(job.checkpoints[0].preview) as shown:
+        assert shown.size == (1024, 205)
+    with pytest.raises(PhotoError, match=r"nowhere.png"):
+        client().personalize(base, validation=tmp_path / "nowhere.png")
+
+
+def test_iterations_may_be_a_mode_and_a_session_bounds_them(client, base, tmp_path):
+    device = client(None)
+    assert device.personalize(base).progress.iterations == 100
+    assert [device.personalize(base, iterations=mode).progress.iterations for mode in ("quick", "best")] == [25, 500]
+    assert device.personalize(base, iterations="best", session=SessionParameters(iterations=30)).progress.iterations == 30
+    assert device.personalize(base, iterations=2000, session=tmp_path / "session").progress.iterations == 2000
+    assert device.personalize(base, iterations=2000, session=SessionParameters(tmp_path)).progress.iterations == 1000
+    with pytest.raises(ConfigError, match="iterations = 'fast'"):
+        device.personalize(base, iterations="fast")
+
+
+def test_photos_are_read_when_the_job_is_driven_and_not_before(client, base, monkeypatch):
+    cut = []
+    monkeypatch.setattr(Photos, "crops", lambda *_, **__: cut.append(1) or 1 / 0)
+    job = client().personalize(base, iterations=1)
+    assert not cut
+    with pytest.raises(ZeroDivisionError):
+        job.result()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_any_checkpoint_is_a_filter_from_the_session_folder_alone(client, predictive, tmp_path, full):
+    folder = tmp_path / "session"
+    job = client().personalize(
+        predictive, iterations=5, full=full, session=SessionParameters(folder, checkpoint_interval=2), facts={"seed": 3}
+    )
+    last = job.result()
+    code = "import sys; from fedstyle import Session; print(*(one.filter().sha256 for one in Session(sys.argv[1]).checkpoints()))"
+    said = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True).stdout.split()
+    points = Session(folder).checkpoints()
+    assert [one.iteration for one in points] == [2, 4, 5]
+    filters = [one.filter() for one in points]
+    assert [filter.sha256 for filter in filters] == said
+    for filter in filters[:2]:  # as if the job had ended there
+        there = client().personalize(predictive, iterations=filter.facts["iterations"], full=full, facts={"seed": 3}).result()
+        assert (filter.sha256, filter.facts, filter.arch, filter.padding) == (there.sha256, plain(there.facts), there.arch, there.padding)
+    assert (filters[2].sha256, filters[2].facts) == (last.sha256, plain(last.facts))
+    filters[0].save(tmp_path / "one")
+    assert Filter.load(tmp_path / "one").sha256 == filters[0].sha256
+    (folder / "start.safetensors").write_bytes(b"")
+    with pytest.raises(SessionError, match=r"the checkpoint .*checkpoint-000002.safetensors gives no filter: .*start.safetensors"):
+        points[0].filter()
+    assert "start.safetensors" not in json.dumps(last.facts)
+
+
+def test_a_checkpoint_of_private_norms_is_small(client, predictive, tmp_path):
+    job = client().personalize(predictive, iterations=1, session=tmp_path / "session")
+    job.result()
+    whole, small = ((tmp_path / "session" / name).stat().st_size for name in ("start.safetensors", "checkpoint-000001.safetensors"))
+    norms = sum(value.numel() for name, value in predictive.transform().items() if is_norm(name))
+    assert small < 3 * 4 * norms + 9000 < whole + 9000  # weights and two moments in fp32, and a header
+
+
+@pytest.mark.parametrize("processing", PROCESSING)
+def test_the_processing_of_photos_belongs_to_the_training_and_the_session(client, base, quick, tmp_path, photo_folder, processing):
+    device = client(training=dataclasses.replace(quick, processing=processing))
+    crops = Photos.open(photo_folder).crops(32, 4, 0, processing=processing)
+    assert torch.equal(device.task(0).content.crops, crops)
+    plain = client().personalize(base, iterations=2, session=tmp_path / "session").result()
+    job = device.personalize(base, iterations=2, session=tmp_path / "session")
+    if processing == "scale-fill":
+        assert job.result().sha256 == plain.sha256
+        return
+    with pytest.raises(SessionError, match="begun with other"):
+        job.result()
+    assert device.personalize(base, iterations=2).result().sha256 != plain.sha256
+    same = device.evaluate(base, device.library) == client().evaluate(base, device.library)
+    assert same == (processing == "centre-crop")  # what judges a filter is the middle of a photo in any case
+
+
+def test_there_are_three_ways_of_processing_everywhere():
+    from fedstyle import config, cropping
+
+    assert set(config.PROCESSING) == set(cropping.PROCESSING) == set(PROCESSING)
+    with pytest.raises(ConfigError, match=r"training.processing = 'stretch': choose one of scale-fill, scale-fit, centre-crop"):
+        Training(processing="stretch")
+
+
+# --------------------------------------------------------------------------------------------------- a strength chosen by itself
+
+
+def test_a_strength_is_chosen_for_the_style_and_the_photos(client, predictive, style_image, photo_folder, quick, tmp_path):
+    device = Client(None, photo_folder, Style(style_image, strength=None, density=64), method=METHOD, training=quick)
+    content = device.evaluate(predictive, device.library)["content"]
+    chosen = device.choose_strength(predictive)
+    assert chosen == Client(None, photo_folder, Style(style_image, density=64), method=METHOD, training=quick).choose_strength(predictive)
+    assert abs(chosen - fitting(content)) <= 1  # crops here, whole photos there
+    filter = device.personalize(predictive, iterations=2, session=tmp_path / "session").result()
+    given = Client(None, photo_folder, Style(style_image, strength=chosen, density=64), method=METHOD, training=quick)
+    same = given.personalize(predictive, iterations=2).result()
+    assert (filter.sha256, filter.facts) == (same.sha256, same.facts)
+    assert filter.facts["strength"] == filter.facts["loss"]["strength"] == chosen
+    again = device.personalize(predictive, iterations=2, session=tmp_path / "session")
+    assert list(again) == []
+    assert again.result().facts["strength"] == chosen
+    torch.set_num_threads(2)
+    try:
+        assert device.choose_strength(predictive) == chosen
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_base_that_knows_no_style_gives_5_and_a_round_takes_it_as_5(style_image, photo_folder, quick, base, tmp_path):
+    clients = [Client(None, photo_folder, Style(style_image, strength=k, density=64), method=METHOD, training=quick) for k in (None, 5)]
+    assert clients[0].choose_strength(base) == 5
+    filters = [one.personalize(base, iterations=1).result() for one in clients]
+    assert filters[0].sha256 == filters[1].sha256
+    updates = [one.fit(base).delta for one in clients]
+    assert params.fingerprint(updates[0]) == params.fingerprint(updates[1])
+
+
+# ------------------------------------------------------------------------------------------------------- Create ML's one call
+
+
+def test_train_is_personalize_in_one_call(shipped, style_image, photo_folder, tmp_path):
+    style_image.save(tmp_path / "style.png")
+    wishes = ModelParameters(strength=6, density=64, iterations=2, processing="centre-crop", validation=photo_folder / "0.png")
+    parts = SessionParameters(tmp_path / "session", report_interval=1, checkpoint_interval=1)
+    job = train(photo_folder, tmp_path / "style.png", wishes, parts)
+    assert [type(event).__name__ for event in job.stream()] == ["Progress", "Checkpoint"] * 2
+    training = Training.for_base(shipped.record, processing="centre-crop")
+    client = Client(None, photo_folder, Style(style_image, strength=6, density=64), training=training)
+    assert job.result().sha256 == client.personalize(shipped, iterations=2).result().sha256
+    assert all(point.preview for point in job.checkpoints)
+    more = train(str(photo_folder), style_image, dataclasses.replace(wishes, iterations=3), parts)
+    assert [progress.iteration for progress in more] == [3]
+
+
+def test_the_defaults_of_train(shipped, style_image, photo_folder):
+    wishes = ModelParameters()
+    assert (wishes.algorithm, wishes.strength, wishes.density, wishes.iterations) == ("cnnLite", None, 256, "standard")
+    assert (wishes.validation, wishes.processing) == (None, "scale-fill")
+    job = train(photo_folder, style_image)
+    assert (job.progress.iterations, job.session) == (100, None)
+
+
+def test_what_train_cannot_use_is_an_error_at_once(shipped, base, style_image, photo_folder):
+    for wrong, says in [
+        ({"algorithm": "gan"}, "algorithm = 'gan'"),
+        ({"processing": "no"}, "processing = 'no'"),
+        ({"iterations": "x"}, "'x'"),
+    ]:
+        with pytest.raises(ConfigError, match=says):
+            ModelParameters(**wrong)
+    with pytest.raises(StyleError, match="style strength 11"):
+        train(photo_folder, style_image, ModelParameters(strength=11))
+    with pytest.raises(BaseError, match="the base is a cnnLite, the parameters ask for a cnn"):
+        train(photo_folder, style_image, ModelParameters(algorithm="cnn"), base=base)
+    with pytest.raises(BaseError, match="fedstyle carries no base for 'cnn'"):
+        train(photo_folder, style_image, ModelParameters(algorithm="cnn"))
 
 
 def test_an_unknown_feature_network_is_an_error(client, base):

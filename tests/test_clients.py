@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,7 +83,7 @@ def test_without_a_base_it_starts_from_the_one_that_fedstyle_carries(wishes, shi
     place = wishes.index("--base")
     assert main([*wishes[:place], *wishes[place + 2 :]]) == 0
     training = Training(rate=5e-3, norm_rate=4e-2, warmup=0)  # what that base advises
-    client = Client(None, photo_folder, Style(tmp_path / "style.png"), training=training)
+    client = Client(None, photo_folder, Style(tmp_path / "style.png", strength=None), training=training)
     assert Filter.load(tmp_path / "home" / "filter").sha256 == client.personalize(shipped, iterations=ITERATIONS).result().sha256
 
 
@@ -90,7 +91,29 @@ def test_sigterm_keeps_the_iteration_at_hand(wishes, tmp_path, monkeypatch, caps
     monkeypatch.setattr(time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
     assert main(wishes) == 3
     assert capsys.readouterr().err == "cancelled after iteration 1: run again to go on\n"
-    assert (tmp_path / "home" / "session" / "checkpoint-000001.json").exists()
+    assert (tmp_path / "home" / "session" / "checkpoint-000001.safetensors").exists()
+
+
+def test_the_page_on_sessions_and_jobs_runs(tmp_path, monkeypatch, photo_folder, style_image, shipped, capsys):
+    first, second = re.findall(r"^```python\n(.*?)^```$", (ROOT / "clients" / "SDK.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(first.splitlines()) == 10
+    monkeypatch.chdir(tmp_path)
+    Path("photos").symlink_to(photo_folder)
+    Path("photo.jpg").symlink_to(photo_folder / "0.png")
+    style_image.save("painting.jpg")
+    exec(compile(first.replace('"standard"', "12"), "SDK.md", "exec"), {})
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in said] == [
+        "42%",
+        "83%",
+        "checkpoint 10: look at session/preview-000010.png",
+        "100%",
+        "checkpoint 12: look at session/preview-000012.png",
+    ]
+    exec(compile(second, "SDK.md", "exec"), {})
+    assert Filter.load("early_filter").facts["iterations"] == 10
+    assert Filter.load("my_filter").facts["iterations"] == 12
+    assert [path.name for path in Path("session").glob("checkpoint-*")] == ["checkpoint-000012.safetensors"]
 
 
 def test_a_mistake_is_one_line(wishes, tmp_path, capsys):

@@ -12,9 +12,10 @@ from fedstyle.cli import cli
 OPTIONS = {
     "simulate": "--out --set --dry-run",
     "personalize": "--photos --style --out --base --net --mode --iterations --full --strength --density"
-    " --validation --session --seed --json",
-    "stylize": "--out",
-    "export": "--out --size --precision --author --license --version --description",
+    " --validation --session --seed --json --processing --report",
+    "stylize": "--out --side --full-size --memory",
+    "export": "--out --size --precision --compress --author --license --version --description",
+    "pack": "--out --target --size --json",
     "verify": "--against --json",
     "evaluate": "--photos --style --features --weights --json",
     "inspect": "--json",

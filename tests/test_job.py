@@ -1,7 +1,8 @@
+"""How a job is driven: by a loop, in slices, by a thread of its own and from asyncio. What its session keeps is in test_session.py."""
+
+import asyncio
+import concurrent.futures
 import itertools
-import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -9,29 +10,46 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
 from toys import Coins, Two, square, toy_task
 
-from fedstyle import params
-from fedstyle.errors import Cancelled, FedstyleError, OutputError, SessionError
-from fedstyle.job import Job, Session
-from fedstyle.training import descend
+from fedstyle.errors import Cancelled, FedstyleError, SessionError
+from fedstyle.job import Job, Work
+from fedstyle.session import Checkpoint, SessionParameters
+from fedstyle.training import Progress, descend, everything
 
 IDENTITY = {"photos": "abc", "training": {"seed": 1}}
 
 
-def job(folder=None, iterations=6, interval=2, identity=IDENTITY, slow=0.0, objective=square, preview=None):
+def job(
+    folder=None,
+    iterations=6,
+    interval=2,
+    identity=IDENTITY,
+    *,
+    slow=0.0,
+    objective=square,
+    preview=None,
+    report=5,
+    net=(1.0, 0.5),
+    trains=everything,
+    watch=lambda: None,
+):
     """A job on the toy network; its result is the two parameters and the number of iterations."""
-    net, memory = Two(), {}
 
-    def steps():
-        for progress in descend(net, toy_task(Coins(), objective=objective), memory, iterations=iterations, rate=0.1, norm_rate=0.2):
-            time.sleep(slow)
-            yield progress
+    def begin():
+        two, memory = Two(*net), {}
 
-    session = Session(Path(folder), identity, interval) if folder else None
-    return Job(net, memory, steps, lambda now: (*net.values, now.iteration), iterations=iterations, session=session, preview=preview)
+        def steps():
+            task = toy_task(Coins(), objective=objective)
+            for progress in descend(two, task, memory, iterations=iterations, rate=0.1, norm_rate=0.2, trains=trains):
+                time.sleep(slow)
+                watch()
+                yield progress
+
+        return Work(two, memory, steps, lambda now: (*two.values, now.iteration), preview, identity)
+
+    session = SessionParameters(folder and Path(folder), report_interval=report, checkpoint_interval=interval)
+    return Job(begin, iterations=iterations, session=session)
 
 
 def advance(job, until):
@@ -46,8 +64,13 @@ def iterations(job):
     return [progress.iteration for progress in job]
 
 
-def files(folder):
-    return sorted(path.name for path in folder.iterdir())
+def names(events):
+    """Events in short: 5 for a report of iteration 5, "c5" for its checkpoint."""
+    return [f"c{event.iteration}" if isinstance(event, Checkpoint) else event.iteration for event in events]
+
+
+def broken(y, content):
+    raise FedstyleError("broken")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +78,7 @@ def unbroken():
     return job().result()
 
 
-# ------------------------------------------------------------------------------------------------------ without a session
+# ------------------------------------------------------------------------------------------------------------- plain code
 
 
 def test_nothing_happens_until_it_is_asked_for(tmp_path):
@@ -63,6 +86,7 @@ def test_nothing_happens_until_it_is_asked_for(tmp_path):
     assert waiting.progress.iteration == 0
     assert waiting.progress.iterations == 6
     assert waiting.checkpoints == ()
+    assert not waiting.done
     assert not (tmp_path / "session").exists()
 
 
@@ -80,6 +104,7 @@ def test_it_can_be_iterated_run_in_slices_and_asked_for_its_result(unbroken):
     assert mixed.run(seconds=0) is True
     assert iterations(mixed) == []
     assert mixed.progress.fraction == 1.0
+    assert mixed.done
 
 
 def test_run_keeps_to_its_time(unbroken):
@@ -99,192 +124,99 @@ def test_no_iterations_give_what_was_there():
     assert job(iterations=0).result() == (1.0, 0.5, 0)
 
 
-def test_a_failure_is_raised_once_and_then_the_job_is_over():
-    def broken(y, content):
-        raise FedstyleError("broken")
-
-    failing = job(objective=broken)
-    with pytest.raises(FedstyleError, match=r"^broken$"):
-        failing.result()
-    with pytest.raises(Cancelled, match="was cancelled or failed before: make a new one"):
-        failing.result()
+def test_an_error_ends_the_job_and_comes_out_each_time(tmp_path):
+    failing = job(tmp_path, objective=broken)
+    for ask in (failing.result, failing.run, lambda: next(failing), failing.result):
+        with pytest.raises(FedstyleError, match=r"^broken$"):
+            ask()
+    assert failing.done
+    assert job(tmp_path).result() == job().result()  # and gave its folder back
 
 
-# ----------------------------------------------------------------------------------------------------------------- resume
+def test_a_result_that_takes_too_long_is_a_timeout_and_the_job_goes_on(unbroken):
+    slow = job(slow=0.02)
+    with pytest.raises(TimeoutError, match=r"no result after 0.03 s: iteration \d of 6"):
+        slow.result(timeout=0.03)
+    assert 1 <= slow.progress.iteration < 6
+    assert slow.result(timeout=600) == unbroken
 
 
-@pytest.mark.parametrize("interval", [1, 2, 4])
-@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6])
-def test_a_training_that_ends_anywhere_goes_on_bit_exactly(tmp_path, unbroken, stop, interval):
-    advance(job(tmp_path, interval=interval), stop)
-    resumed = job(tmp_path, interval=interval)
-    last = 6 if stop == 6 else stop - stop % interval
-    assert iterations(resumed) == list(range(last + 1, 7))
-    assert resumed.result() == unbroken
+def test_a_keyboard_interrupt_ends_the_job():
+    def interrupt():
+        raise KeyboardInterrupt
+
+    stopped = job(watch=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.result()
+    with pytest.raises(Cancelled, match="interrupted after iteration 0"):
+        stopped.result()
 
 
-def test_a_training_that_ends_again_and_again_gets_there(tmp_path, unbroken):
-    for stop in range(1, 7):
-        again = job(tmp_path, interval=1)
-        advance(again, stop)
-        assert again.progress.iteration == stop
-    assert job(tmp_path).result() == unbroken
+# ----------------------------------------------------------------------------------------------------------------- events
 
 
-def test_a_finished_session_gives_the_same_at_once(tmp_path, unbroken):
-    assert job(tmp_path).result() == unbroken
-    again = job(tmp_path)
-    assert iterations(again) == []
-    assert again.result() == unbroken
-    assert again.progress.fraction == 1.0
-    assert again.progress.total > 0
-    assert again.checkpoints == ()
+def test_a_stream_has_reports_and_checkpoints_at_their_intervals_and_at_the_end(tmp_path, unbroken):
+    training = job(tmp_path, 7, interval=3, report=2)
+    events = list(training.stream())
+    assert names(events) == [2, "c3", 4, 6, "c6", 7, "c7"]
+    assert [event for event in events if isinstance(event, Checkpoint)] == list(training.checkpoints)
+    assert isinstance(events[0], Progress)
+    assert training.progress == events[-2]
+    assert list(training.stream()) == []  # from now on, and nothing comes any more
+    assert names(job(tmp_path, 9, interval=3, report=2).stream()) == [8, 9, "c9"]
+    assert names(job(None, 6).stream()) == [5, 6]  # no folder, no checkpoint
 
 
-def test_more_iterations_extend_a_finished_session(tmp_path):
-    job(tmp_path, 3).result()
-    longer = job(tmp_path, 6)
-    assert iterations(longer) == [4, 5, 6]
-    assert longer.result() == job(None, 6).result()
+def test_a_stream_may_be_left_and_taken_up_again(tmp_path, unbroken):
+    training = job(tmp_path, report=1)
+    assert names(itertools.islice(training.stream(), 2)) == [1, 2]
+    assert next(training).iteration == 3
+    assert names(training.stream()) == [4, "c4", 5, 6, "c6"]
+    assert training.result() == unbroken
 
 
-def test_fewer_iterations_than_a_session_has_start_over_and_leave_the_longer_run(tmp_path):
-    whole = job(tmp_path, 6).result()
-    shorter = job(tmp_path, 3)
-    advance(shorter, 2)
-    resumed = job(tmp_path, 3)
-    assert iterations(resumed) == [3]
-    assert resumed.result() == job(None, 3).result()
-    again = job(tmp_path, 6)
-    assert iterations(again) == []
-    assert again.result() == whole
+def test_a_stream_ends_with_the_error_that_ends_the_job(tmp_path):
+    training = job(tmp_path, interval=100, report=1)
+    seen = []
 
+    def follow():
+        for event in training.stream():
+            seen.append(event)
+            if event.iteration == 2:
+                training.cancel()
 
-def test_two_checkpoints_are_kept_and_listed(tmp_path):
-    training = job(tmp_path, 6, interval=2)
-    list(itertools.islice(training, 5))
-    assert [(point.iteration, point.path.name) for point in training.checkpoints] == [
-        (2, "checkpoint-000002.safetensors"),
-        (4, "checkpoint-000004.safetensors"),
-    ]
-    assert training.checkpoints[1].progress.iteration == 4
-    training.result()
-    kept = [f"checkpoint-00000{k}.{kind}" for k in (4, 6) for kind in ("json", "safetensors")]
-    assert files(tmp_path) == [*kept, "session.json", "session.lock"]
-    assert "abc" not in (tmp_path / "session.json").read_text()  # the inputs lie there hashed
-
-
-def test_a_preview_is_written_with_each_checkpoint(tmp_path):
-    training = job(tmp_path, 4, interval=2, preview=lambda: Image.new("RGB", (4, 4), "red"))
-    training.result()
-    assert [point.preview.name for point in training.checkpoints] == ["preview-000002.png", "preview-000004.png"]
-    with Image.open(training.checkpoints[-1].preview) as image:
-        assert image.getpixel((0, 0)) == (255, 0, 0)
-
-
-# --------------------------------------------------------------------------------------------------- damage and mistakes
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) * 3 // 4] ^= 4
-    path.write_bytes(content)
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-9])
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [flip, cut, empty, Path.unlink])
-@pytest.mark.parametrize("kind", ["safetensors", "json"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, unbroken, kind, damage):
-    advance(job(tmp_path, interval=2), 5)
-    damage(tmp_path / f"checkpoint-000004.{kind}")
-    resumed = job(tmp_path, interval=2)
-    assert iterations(resumed) == [3, 4, 5, 6]
-    assert resumed.result() == unbroken
-    assert iterations(job(tmp_path)) == []
-
-
-def test_every_byte_of_a_checkpoint_counts(tmp_path):
-    advance(job(tmp_path, interval=1), 2)
-    path = tmp_path / "checkpoint-000002.safetensors"
-    content = path.read_bytes()
-    for place in range(0, len(content), 37):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        assert int(Session(tmp_path, IDENTITY).latest(9)["memory/iteration"]) == 1
-
-
-def test_when_every_checkpoint_is_damaged_it_starts_over_and_keeps_new_ones(tmp_path, unbroken):
-    advance(job(tmp_path, interval=2), 5)
-    for k in (2, 4):
-        flip(tmp_path / f"checkpoint-00000{k}.safetensors")
-    advance(job(tmp_path, interval=1), 3)  # the damaged checkpoint 4 must not push out 3
-    resumed = job(tmp_path)
-    assert iterations(resumed) == [4, 5, 6]
-    assert resumed.result() == unbroken
-
-
-def test_a_checkpoint_that_a_crash_left_half_written_does_not_count(tmp_path, unbroken):
-    advance(job(tmp_path, interval=2), 3)
-    (tmp_path / "checkpoint-000004.safetensors").write_bytes(b"half")  # its JSON comes last, so it is not there
-    (tmp_path / ".checkpoint-000004.json.x.part").write_bytes(b"{")
-    assert job(tmp_path).result() == unbroken
-
-
-def test_a_session_of_other_inputs_is_an_error(tmp_path):
-    job(tmp_path).result()
-    before = files(tmp_path)
-    with pytest.raises(SessionError, match=f"the session {tmp_path} was begun with other photos, style, base or settings: give those"):
-        job(tmp_path, identity={**IDENTITY, "photos": "other"}).result()
-    assert files(tmp_path) == before
-    reordered = dict(reversed(IDENTITY.items()))
-    assert iterations(job(tmp_path, identity=reordered)) == []
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "\x80"])
-def test_a_damaged_session_head_is_an_error(tmp_path, text):
-    job(tmp_path).result()
-    (tmp_path / "session.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(SessionError, match=r"session.json is damaged: remove the session folder to start again"):
-        job(tmp_path).result()
-
-
-def test_a_session_that_cannot_be_written_is_an_error(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"cannot write .*session.lock"):
-        job(tmp_path / "file").result()
+    with pytest.raises(Cancelled, match="cancelled after iteration 2"):
+        follow()
+    assert names(seen) == [1, 2, "c2"]
+    with pytest.raises(Cancelled, match="cancelled after iteration 2"):
+        list(training.stream())
 
 
 # ----------------------------------------------------------------------------------------------------------------- cancel
 
 
 def test_cancel_from_another_thread_stops_after_the_iteration_at_hand(tmp_path, unbroken):
-    training = job(tmp_path, interval=10, slow=0.02)
-    reached = threading.Event()
+    reached, cancelled = threading.Event(), threading.Event()
+
+    def hold():
+        if training.progress.iteration == 2:  # the third is at hand
+            reached.set()
+            cancelled.wait(600)
 
     def watch():
-        while training.progress.iteration < 2:
-            time.sleep(0.001)
+        reached.wait(600)
         training.cancel()
-        reached.set()
+        cancelled.set()
 
+    training = job(tmp_path, interval=10, watch=hold)
     thread = threading.Thread(target=watch)
     thread.start()
-    with pytest.raises(Cancelled, match=r"cancelled after iteration \d: run again to go on"):
-        training.result()
+    for _ in range(2):
+        with pytest.raises(Cancelled, match="cancelled after iteration 3: run again to go on"):
+            training.result()
     thread.join()
-    assert reached.is_set()
-    stopped = training.progress.iteration
-    assert 2 <= stopped < 6
-    with pytest.raises(Cancelled, match="was cancelled or failed before"):
-        training.result()
     resumed = job(tmp_path)  # the lock is free again
-    assert iterations(resumed) == list(range(stopped + 1, 7))
+    assert iterations(resumed) == [4, 5, 6]
     assert resumed.result() == unbroken
 
 
@@ -304,7 +236,14 @@ def test_cancel_without_a_session_keeps_nothing():
     training.cancel()
     with pytest.raises(Cancelled, match=r"^cancelled after iteration 3$"):
         training.run()
-    assert training.run() is False
+
+
+def test_cancel_before_the_first_iteration_trains_nothing(tmp_path):
+    training = job(tmp_path)
+    training.cancel()
+    with pytest.raises(Cancelled, match="cancelled before the first iteration"):
+        training.result()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_job_that_has_its_result_cannot_be_cancelled_any_more(unbroken):
@@ -314,42 +253,208 @@ def test_a_job_that_has_its_result_cannot_be_cancelled_any_more(unbroken):
     assert training.result() == unbroken
 
 
-# -------------------------------------------------------------------------------------------------------------- the lock
+def test_a_closed_job_says_so(tmp_path):
+    training = job(tmp_path)
+    next(training)
+    training.close()
+    training.close()
+    with pytest.raises(Cancelled, match="closed: make a new job with the same session folder to go on"):
+        training.result()
 
 
-def test_a_session_is_held_until_its_job_ends_or_is_closed(tmp_path, unbroken):
-    holder = job(tmp_path)
-    next(iter(holder))
-    with pytest.raises(SessionError, match=f"the session {tmp_path} is in use by another job or process: wait for it"):
-        job(tmp_path).result()
-    holder.close()
+# ------------------------------------------------------------------------------------------------------ a thread of its own
+
+
+def test_start_trains_in_the_background_and_blocks_nobody(tmp_path, unbroken):
+    gate = threading.Event()
+    training = job(tmp_path, watch=lambda: gate.wait(600)).start()  # returns, although no iteration can end
+    assert training.start() is training
+    with pytest.raises(TimeoutError):
+        training.result(timeout=0.01)
+    assert training.progress.iteration == 0
+    assert not training.done
+    gate.set()
+    assert training.result(timeout=600) == unbroken
+    assert training.progress.fraction == 1.0
+    assert names(training.checkpoints) == ["c2", "c4", "c6"]
+
+
+def test_errors_of_the_background_come_out_of_the_result():
+    failing = job(objective=broken).start()
+    with pytest.raises(FedstyleError, match=r"^broken$"):
+        failing.result(timeout=600)
+
+
+def test_cancel_and_close_stop_the_background(tmp_path, unbroken):
+    training = job(tmp_path, 1000, interval=100, slow=0.01).start()
+    while training.progress.iteration < 2:
+        time.sleep(0.001)
+    training.close()  # waits for the iteration at hand
+    with pytest.raises(Cancelled):
+        training.result(timeout=0)
     assert job(tmp_path).result() == unbroken
 
 
-def test_a_killed_process_gives_back_its_session_and_loses_no_checkpoint(tmp_path, unbroken):
-    code = f"from test_job import job; job({str(tmp_path)!r}, interval=1, slow=0.3).result()"
-    places = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": places}) as process:
-        while not (tmp_path / "checkpoint-000002.json").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        with pytest.raises(SessionError, match="in use by another job or process"):
-            job(tmp_path).result()
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    resumed = job(tmp_path)
-    done = iterations(resumed)
-    assert done
-    assert done[0] >= 3
-    assert resumed.result() == unbroken
+def test_a_started_job_is_trained_by_nobody_else(tmp_path, unbroken):
+    gate = threading.Event()
+    training = job(tmp_path, watch=lambda: gate.wait(600)).start()
+    for ask in (training.run, lambda: next(training), lambda: list(training)):
+        with pytest.raises(SessionError, match="this job is being trained by another thread: wait with result"):
+            ask()
+    gate.set()
+    assert training.result() == unbroken
+    assert training.run() is True  # there is nothing left to do
 
 
-def test_checkpoints_are_safetensors_with_all_of_the_state(tmp_path):
-    advance(job(tmp_path, interval=1), 1)
-    head = json.loads((tmp_path / "checkpoint-000001.json").read_text())
-    state = params.load(tmp_path / "checkpoint-000001.safetensors", sha256=head["sha256"])
-    assert head["iteration"] == int(state["memory/iteration"]) == 1
-    names = ["layer.conv.weight", "layer.norm.weight"]
-    moments = [f"memory/adam/{key}/{name}" for key in ("exp_avg", "exp_avg_sq") for name in names]
-    assert sorted(state) == sorted([*(f"net/{name}" for name in names), *moments, "memory/adam/step", "memory/iteration", "losses"])
-    assert state["losses"].dtype == torch.float64
+def test_a_job_in_a_slice_cannot_be_started_but_waited_for(unbroken):
+    entered, gate = threading.Event(), threading.Event()
+    training = job(watch=lambda: entered.set() or gate.wait(600))
+    slice = threading.Thread(target=training.run, args=(0,))
+    slice.start()
+    assert entered.wait(600)
+    with pytest.raises(SessionError, match="let it end its slice before"):
+        training.start()
+    gate.set()
+    assert training.result(timeout=600) == unbroken  # goes on itself when the slice is over
+    slice.join()
+
+
+def test_many_threads_may_wait_for_one_result(unbroken):
+    training = job(slow=0.01)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert [one.result() for one in [pool.submit(training.result) for _ in range(4)]] == [unbroken] * 4
+
+
+def test_a_stream_follows_the_background(tmp_path, unbroken):
+    training = job(tmp_path, slow=0.02, report=1)
+    stream = iter(training.stream())
+    first = next(stream)  # trained here
+    training.start()
+    assert names([first, *stream]) == [1, 2, "c2", 3, 4, "c4", 5, 6, "c6"]
+
+
+def test_the_background_does_not_hold_up_the_end_of_the_process(tmp_path, unbroken):
+    code = f"from test_job import job; it = job({str(tmp_path)!r}, 10**6, slow=0.001, interval=1).start()"
+    code += "\nimport time\nwhile it.progress.iteration < 9: time.sleep(0.01)"
+    places = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    code = f"import sys; sys.path[:0] = {places!r}\n" + code
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert job(tmp_path, 6).result() == unbroken
+
+
+# ---------------------------------------------------------------------------------------------------------------- asyncio
+
+
+def test_a_job_can_be_awaited_and_the_loop_goes_on_meanwhile(tmp_path, unbroken):
+    gate = threading.Event()
+
+    async def main():
+        training = job(tmp_path, watch=lambda: gate.wait(600))
+        waiting = asyncio.create_task(asyncio.wait_for(training, 600))
+        for _ in range(20):  # the loop runs, although no iteration can end
+            await asyncio.sleep(0.001)
+        assert training.progress.iteration == 0
+        gate.set()
+        made = await waiting
+        assert await training == made  # again, at once
+        return made
+
+    assert asyncio.run(main()) == unbroken
+
+
+def test_events_can_be_followed_from_asyncio(tmp_path, unbroken):
+    async def main():
+        training = job(tmp_path, report=3)
+        events = [event async for event in training.stream()]
+        return names(events), await training, [event async for event in training.stream()]
+
+    assert asyncio.run(main()) == (["c2", 3, "c4", 6, "c6"], unbroken, [])
+
+
+def test_two_jobs_at_once_and_two_watchers_of_one(tmp_path, unbroken):
+    async def watch(training):
+        return names([event async for event in training.stream()])
+
+    async def main():
+        one, two = job(tmp_path / "one", report=3), job(tmp_path / "two", report=3)
+        return await asyncio.gather(watch(one), watch(one), one, two)
+
+    first, second, *made = asyncio.run(main())
+    assert first == second == ["c2", 3, "c4", 6, "c6"]
+    assert made == [unbroken, unbroken]
+
+
+@pytest.mark.parametrize("way", ["await", "stream", "body"])
+def test_to_cancel_the_task_cancels_the_job(tmp_path, unbroken, way):
+    training = job(tmp_path, 1000, interval=100, slow=0.01, report=1)
+
+    async def follow():
+        if way == "await":
+            await training
+        async for _ in training.stream():
+            if way == "body":
+                await asyncio.sleep(100)
+
+    async def main():
+        task = asyncio.create_task(follow())
+        while training.progress.iteration < 2:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        if way != "body":
+            assert training.done  # and so the folder is free
+        with pytest.raises(Cancelled, match=r"cancelled after iteration \d+: run again to go on"):
+            await training
+
+    asyncio.run(main())
+    assert job(tmp_path, 6).result() == unbroken
+
+
+def test_a_timeout_of_asyncio_cancels_the_job(tmp_path):
+    async def main():
+        async with asyncio.timeout(0.05):
+            await job(tmp_path, 1000, slow=0.01)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(main())
+
+
+def test_errors_come_out_of_await_and_stream():
+    async def follow(training):
+        return [event async for event in training.stream()]
+
+    async def main(ask):
+        with pytest.raises(FedstyleError, match=r"^broken$"):
+            await ask(job(objective=broken))
+
+    asyncio.run(main(lambda training: training))
+    asyncio.run(main(follow))
+
+
+def test_to_await_a_job_that_is_in_a_slice_is_an_error():
+    entered, gate = threading.Event(), threading.Event()
+    training = job(watch=lambda: entered.set() or gate.wait(600))
+    slice = threading.Thread(target=training.run)
+    slice.start()
+    assert entered.wait(600)
+
+    async def main():
+        await training
+
+    with pytest.raises(SessionError, match="let it end its slice before start"):
+        asyncio.run(main())
+    gate.set()
+    slice.join()
+    assert training.done
+
+
+def test_a_stream_that_is_left_does_not_stop_the_background(unbroken):
+    async def main():
+        training = job(slow=0.01, report=1)
+        async for _ in training.stream():
+            break
+        return await training
+
+    assert asyncio.run(main()) == unbroken

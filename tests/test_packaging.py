@@ -45,8 +45,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
         path.relative_to(ROOT).as_posix() for path in (ROOT / "fedstyle").rglob("*") if path.is_file() and "__pycache__" not in path.parts
     }
     assert {name for name in names if name.startswith("fedstyle/")} == inside
-    assert {Path(name).suffix for name in inside} - {".json"} == {".css", ".js", ".py", ".safetensors", ".typed"}
-    assert {name.rpartition("/")[0].removeprefix("fedstyle/weights/") for name in inside if name.endswith(".json")} <= set(ARCHITECTURES)
+    assert {Path(name).suffix for name in inside} - {".json", ".jpg", ".md"} == {".css", ".js", ".py", ".safetensors", ".typed"}
+    described = {name.rpartition("/")[0].removeprefix("fedstyle/weights/") for name in inside if name.endswith(".json")}
+    assert {folder for folder in described if not folder.startswith("filters/")} <= set(ARCHITECTURES)
+    assert sum(name.startswith("fedstyle/weights/filters/") and name.endswith("/entry.json") for name in names) >= 8
+    assert "fedstyle/weights/filters/CREDITS.md" in names
     assert {"fedstyle/py.typed", "fedstyle/report/page.css", "fedstyle/report/page.js", "fedstyle/weights/tiny.safetensors"} <= names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 

@@ -5,13 +5,26 @@ from PIL import Image
 
 from fedstyle.errors import StyleError
 from fedstyle.perceptual import gram, load_features
-from fedstyle.style import Style
+from fedstyle.style import Style, fitting
 
 
 def test_strength_scales_the_style_weight_around_5(style_image):
     factors = {strength: Style(style_image, strength=strength).factor for strength in (1, 4, 5, 6, 10)}
     # 2 a step: 2^-4 = 1 / 16, 2^5 = 32
     assert factors == pytest.approx({1: 1 / 16, 4: 0.5, 5: 1.0, 6: 2.0, 10: 32.0})
+
+
+def test_a_strength_of_none_is_chosen_later_and_counts_as_5_until_then(style_image):
+    style = Style(style_image, strength=None)
+    assert (style.strength, style.factor) == (None, 1.0)
+    assert style.digest() != Style(style_image, strength=5).digest()
+
+
+def test_the_fitting_strength_brings_the_content_loss_to_its_aim():
+    # 5 - log2(content / 0.65) / 0.3, rounded: 0.65 is the aim; 0.8 is log2(1.231) = 0.300 octaves over it, so a step down;
+    # 0.52 is 0.322 under it, a step up; 1.3 is an octave over it, which would be 3.3 steps, and 3 is the least.
+    assert [fitting(content) for content in (0.65, 0.8, 0.52, 1.3, 100.0, 0.1, 0.0)] == [5, 4, 6, 3, 3, 7, 7]
+    assert fitting(float("nan")) == 7
 
 
 def test_density_is_the_shorter_side_that_the_network_sees(style_image):

@@ -31,8 +31,6 @@ from fedstyle.cli.terminal import (
 from fedstyle.errors import BaseError, Cancelled, ConfigError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from fedstyle.base import Base
     from fedstyle.filter import Filter
     from fedstyle.job import Job
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
 MODES = {"quick": 25, "standard": 100, "best": 500}
 WORDS = {"shipped": "from the base that fedstyle carries", "none": "from nothing"}
 """What --base may say besides a folder."""
-PREVIEW = 1024
-"""The longer side of the validation picture beside a checkpoint, in pixels."""
 
 
 @click.command(epilog=example("fedstyle personalize --photos ~/Pictures --style starry_night.jpg --out my_filter --mode quick"))
@@ -63,7 +59,7 @@ PREVIEW = 1024
 )
 @click.option("--iterations", type=click.IntRange(1), metavar="N", help="Iterations, instead of the mode's.")
 @click.option("--full", is_flag=True, help="Train every parameter, not the private norms alone; from nothing that is always so.")
-@click.option("--strength", type=click.IntRange(1, 10), default=5, metavar="1..10", show_default=True, help="How strong the style is.")
+@click.option("--strength", type=click.IntRange(1, 10), metavar="1..10", help="How strong the style is.  [default: chosen, from 3 to 7]")
 @click.option(
     "--density",
     type=click.IntRange(64, 1024),
@@ -72,10 +68,23 @@ PREVIEW = 1024
     show_default=True,
     help="Size of strokes in pixels, in steps of 4.",
 )
-@click.option("--validation", type=FOLDER_OR_FILE, metavar="IMG", help="A photo to judge by; with --session its preview lies there too.")
+@click.option(
+    "--processing",
+    type=click.Choice(["scale-fill", "centre-crop", "scale-fit"]),
+    default="scale-fill",
+    show_default=True,
+    help="What of a photo the training sees: a random square, the middle, or all of it.",
+)
+@click.option(
+    "--validation",
+    type=FOLDER_OR_FILE,
+    metavar="IMG",
+    help="A photo to judge by; with --session a preview of it lies beside each checkpoint.",
+)
 @click.option(
     "--session", type=FOLDER_OR_FILE, metavar="DIR", help="Keep checkpoints here: the same command goes on after an interruption."
 )
+@click.option("--report", type=click.IntRange(1), metavar="N", help="Say where the training stands every N iterations, a line each.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, metavar="N", show_default=True, help="The same inputs and seed give the same filter."
 )
@@ -108,28 +117,29 @@ def _personalize(photos: Path, style: Path, out: Path, base: str, net: str | Non
         from fedstyle.client import Client
         from fedstyle.config import Loss, Training
         from fedstyle.photos import Photos
-        from fedstyle.picture import open_image
+        from fedstyle.session import SessionParameters
         from fedstyle.style import Style
 
         started = time.monotonic()
         start = _base(base, net, wishes["seed"])
         full = wishes["full"] or base == "none"
         look = Style(style, strength=wishes["strength"], density=wishes["density"])
-        judge = open_image(wishes["validation"]) if wishes["validation"] else None
-        loss = Loss(wishes["features"], str(wishes["weights"] or ""), strength=look.strength, density=look.density)
+        judge: Path | None = wishes["validation"]
+        loss = Loss(wishes["features"], str(wishes["weights"] or ""), strength=look.strength or 5, density=look.density)
         check_features(loss)
         library = Photos.open(photos)
         iterations = wishes["iterations"] or MODES[wishes["mode"]]
-        training = Training.for_base(start.record, seed=wishes["seed"], iterations=iterations)
+        training = Training.for_base(start.record, seed=wishes["seed"], iterations=iterations, processing=wishes["processing"])
         client = Client(None, library, look, loss=loss, training=training)
+        parameters = SessionParameters(session, report_interval=wishes["report"] or iterations, iterations=iterations)
         job = client.personalize(
-            start, iterations=training.iterations, full=full, session=session, facts={"seed": training.seed}, validation=_preview(judge)
+            start, iterations=iterations, full=full, session=parameters, facts={"seed": training.seed}, validation=judge
         )
-        _drive(job, session)
+        _drive(job, session, bool(wishes["report"]))
         made = job.result()
         facts: dict[str, Any] = {"losses": _numbers(job.progress.as_dict())}
         if judge:
-            facts["validation"] = client.evaluate(made, Photos((wishes["validation"],)))
+            facts["validation"] = client.evaluate(made, Photos((judge,)))
         made = dataclasses.replace(made, facts={**made.facts, **facts})
         made.save(out)
     report = {
@@ -139,7 +149,7 @@ def _personalize(photos: Path, style: Path, out: Path, base: str, net: str | Non
         "base": base if base in WORDS else start.sha256,
         "trained": "all" if full else "private",
         "iterations": training.iterations,
-        "strength": look.strength,
+        "strength": made.facts["strength"],
         "density": look.density,
         **facts,
         "photos": len(library),
@@ -154,6 +164,10 @@ def _personalize(photos: Path, style: Path, out: Path, base: str, net: str | Non
     what = "everything" if full else "the private norms"
     whence = WORDS.get(base, f"from the base {plain(base)}")
     say(f"trained {what} for {training.iterations} iterations on {len(library)} photos in {report['seconds']:.0f} s, {whence}")
+    if job.began:
+        say(f"the first {job.began} of them stood in the session {plain(wishes['session'])}")
+    if look.strength is None:
+        say(f"strength {report['strength']}, chosen for this style and these photos; --strength sets another")
     for name, values in facts.items():
         say(f"{name}: content {values['content']:.4f}, style {values['style']:.4f}, total {values['total']:.4f}")
     say(f"wrote {plain(out)}; try: fedstyle stylize {plain(out)} PHOTO --out stylized.png")
@@ -175,41 +189,50 @@ def _base(base: str, net: str | None, seed: int) -> Base:
     return found
 
 
-def _preview(image: Image.Image | None) -> Image.Image | None:
-    if image is None:
-        return None
-    small = image.copy()
-    small.thumbnail((PREVIEW, PREVIEW))
-    return small
+def _drive(job: Job[Filter], session: Path | None, lines: bool) -> None:
+    """Train with a progress bar, or with a line for each report.
 
-
-def _drive(job: Job[Filter], session: Path | None) -> None:
-    """Train with a progress bar; with a session Ctrl-C ends after the iteration at hand, whose checkpoint is kept."""
-    with _gentle(job) if session else contextlib.nullcontext(), progress_bar() as advance:
-        advance("training", 0, job.progress.iterations)
+    With a session Ctrl-C and SIGTERM end it after the iteration at hand, whose checkpoint is kept.
+    """
+    with _gentle(job) if session else contextlib.nullcontext():
         try:
-            for now in job:
-                advance(f"training: loss {now.total:.3f}", now.iteration, now.iterations)
+            if lines:
+                _report(job)
+                return
+            with progress_bar() as advance:
+                advance("training", 0, job.progress.iterations)
+                for now in job:
+                    advance(f"training: loss {now.total:.3f}", now.iteration, now.iterations)
         except Cancelled:
             raise StoppedError(f"interrupted after iteration {job.progress.iteration}: the same command goes on from there") from None
 
 
+def _report(job: Job[Filter]) -> None:
+    from fedstyle.training import Progress
+
+    for now in job.stream():
+        if isinstance(now, Progress):
+            losses = f"content {now.content:.4f}, style {now.style:.4f}, total {now.total:.4f}"
+            click.echo(f"iteration {now.iteration} of {now.iterations}, {now.fraction:.0%}: {losses}", err=True)
+
+
 @contextlib.contextmanager
 def _gentle(job: Job[Filter]) -> Iterator[None]:
-    """Turn the first Ctrl-C into a cancellation; the second one interrupts at once."""
+    """Turn the first Ctrl-C or SIGTERM into a cancellation; the second one interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGINT, before)
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, before[number])
         job.cancel()
 
-    before = signal.signal(signal.SIGINT, stop)
+    before: dict[int, Any] = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _numbers(progress: dict[str, float]) -> dict[str, float]:
