@@ -1,3 +1,5 @@
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,9 @@ from fedstyle.base import Base
 from fedstyle.config import Training
 from fedstyle.perceptual import load_features
 from fedstyle.prediction import PREFIX, Predictor, look_at
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so in a shell's background job; the processes that tests start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # as every client of a federation trains; the test workers fill the cores
 

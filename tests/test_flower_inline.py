@@ -247,7 +247,7 @@ def test_an_interrupt_stops_promptly(tmp_path):
         try:
             assert process.stdout.read(8) == "training"
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=10)
+            _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
     assert "KeyboardInterrupt" in errors
