@@ -27,13 +27,15 @@ def make(options: argparse.Namespace) -> int:
     base = Base.load(options.base) if options.base else Base.shipped()
     look = Style(options.style, strength=options.strength)
     client = Client(home, options.photos, look, training=Training.for_base(base.record))
-    print(f"{len(client.library)} photos can be used, {sum(client.library.skipped.values())} cannot; all that is made stays in {home}")
+    print(f"{len(client.library)} photos; all that is made stays in {home}")
     job = client.personalize(base, iterations=options.iterations, session=home / "session")
     signal.signal(signal.SIGTERM, lambda *_: job.cancel())  # how systems take background time back
     while not job.run(seconds=options.slice):
         print(f"{job.progress.iteration} of {job.progress.iterations} iterations, loss {job.progress.total:.3f}", flush=True)
         time.sleep(options.pause)
     filter = job.result()
+    for left in client.library.report():
+        print(f"{left.count} photos were left out: {left.reason}; {left.advice}")
     filter.save(home / "filter", replace=True)
     print(f"kept the filter in {home / 'filter'}")
     package = home / "filter.mlpackage"

@@ -92,7 +92,8 @@ def _first_line(thing: object) -> str:
 def _model(path: Path) -> dict[str, Any]:
     from fedstyle.export import inspect as inspect_model
 
-    return {"kind": "exported model", **inspect_model(path)}
+    facts = inspect_model(path)
+    return {"kind": "pack of filters" if "filters" in facts else "exported model", **facts}
 
 
 def _network(model: Base | Filter, net: nn.Module) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_a_killed_client_goes_on_and_ends_with_a_proved_export(wishes, tmp_path,
 
     assert main(wishes) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"3 photos can be used, 0 cannot; all that is made stays in {home}"
+    assert said[0] == f"3 photos; all that is made stays in {home}"
     assert [reached(line) for line in said if reached(line)] == [11, 12]  # from the checkpoint of iteration 10
     assert said[-1].startswith(f"{home / 'filter.mlpackage'} is the filter: ")
     assert sorted(path.name for path in home.iterdir()) == ["filter", "filter.mlpackage", "session"]
@@ -142,4 +142,5 @@ def test_what_uses_fedstyle_imports_public_names_that_exist(path):
         elif module == "fedstyle" and name not in fedstyle.__all__:
             import_module(f"fedstyle.{name}")
         else:
-            assert name is None or hasattr(import_module(module), name), f"{module} has no {name}"
+            there = name is None or hasattr(import_module(module), name) or importlib.util.find_spec(f"{module}.{name}")
+                assert there, f"{module} has no {name}"

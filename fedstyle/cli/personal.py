@@ -152,18 +152,18 @@ def _personalize(photos: Path, style: Path, out: Path, base: str, net: str | Non
         "strength": made.facts["strength"],
         "density": look.density,
         **facts,
-        "photos": len(library),
+        "photos": library.usable,
         "skipped": dict(library.skipped),
         "seconds": round(time.monotonic() - started, 2),
     }
     if wishes["as_json"]:
         say_json(report)
         return
-    if library.skipped:
-        say("skipped: " + ", ".join(f"{count} {reason}" for reason, count in library.skipped.items()))
+    for left in library.report():
+        say(f"skipped: {left.count} {left.reason}; {left.advice}")
     what = "everything" if full else "the private norms"
     whence = WORDS.get(base, f"from the base {plain(base)}")
-    say(f"trained {what} for {training.iterations} iterations on {len(library)} photos in {report['seconds']:.0f} s, {whence}")
+    say(f"trained {what} for {training.iterations} iterations on {library.usable} photos in {report['seconds']:.0f} s, {whence}")
     if job.began:
         say(f"the first {job.began} of them stood in the session {plain(wishes['session'])}")
     if look.strength is None:
