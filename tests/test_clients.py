@@ -143,4 +143,4 @@ def test_what_uses_fedstyle_imports_public_names_that_exist(path):
             import_module(f"fedstyle.{name}")
         else:
             there = name is None or hasattr(import_module(module), name) or importlib.util.find_spec(f"{module}.{name}")
-                assert there, f"{module} has no {name}"
+            assert there, f"{module} has no {name}"
