@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedstyle import params
@@ -45,6 +46,19 @@ class Failure(StrEnum):
     UPDATE = "update"
     DISK = "disk"
     UNKNOWN = "unknown"
+    AWAY = "away"
+    """The device is paused, or its own conditions do not hold, such as being charged."""
+    KIND = "kind"
+    """A request that the device's policy does not allow."""
+    SIZE = "size"
+    """A message larger than the device takes."""
+    IDENTITY = "identity"
+    """A base or an order that is not the operator's."""
+    REPLAY = "replay"
+    BOUNDS = "bounds"
+    """A hyper-parameter out of the bounds that the device sets."""
+    LIMIT = "limit"
+    """More rounds or bytes a day than the device gives."""
     INVALID = "invalid"
     """The reply breaks the contract."""
     LOST = "lost"
@@ -132,17 +146,24 @@ def unpack(record: ArrayRecord | None, shapes: Mapping[str, tuple[int, ...]], ki
         raise WireError(f"{what} has not the {len(shapes)} expected tensors")
     weights = {}
     for name in sorted(shapes):
-        array, header = record[name], _header(shapes[name], kind)
-        size = math.prod(shapes[name]) * kind.itemsize
-        if (array.dtype, tuple(array.shape), array.stype) != (kind.name, shapes[name], "numpy.ndarray"):
-            raise WireError(f"{what}: {name!r} is not {kind.name} of shape {shapes[name]}")
-        if array.data[: len(header)] != header or len(array.data) != len(header) + size:
-            raise WireError(f"{what}: the bytes of {name!r} are not an array of its type and shape")
-        values = np.frombuffer(array.data, kind, offset=len(header)).reshape(shapes[name]).astype(np.float32)
+        try:
+            values = read_array(record[name], shapes[name], kind).astype(np.float32)
+        except WireError as error:
+            raise WireError(f"{what}: {name!r} {error}") from None
         if not np.isfinite(values).all():
             raise WireError(f"{what}: {name!r} holds a value that is not finite")
         weights[name] = torch.from_numpy(values)
     return weights
+
+
+def read_array(array: Array, shape: tuple[int, ...], kind: Kind) -> NDArray[np.floating[Any]]:
+    """Flower's array as numpy's, read-only; raises WireError unless shape, type and every byte of the header are those of such an array."""
+    header = _header(shape, kind)
+    if (array.dtype, tuple(array.shape), array.stype) != (kind.name, shape, "numpy.ndarray"):
+        raise WireError(f"is not {kind.name} of shape {shape}")
+    if array.data[: len(header)] != header or len(array.data) != len(header) + math.prod(shape) * kind.itemsize:
+        raise WireError("has bytes that are not an array of its type and shape")
+    return np.frombuffer(array.data, kind, offset=len(header)).reshape(shape)
 
 
 def sizes(content: RecordDict) -> dict[str, int]:
