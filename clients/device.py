@@ -35,7 +35,7 @@ def make(options: argparse.Namespace) -> int:
         time.sleep(options.pause)
     filter = job.result()
     for left in client.library.report():
-        print(f"{left.count} photos were left out: {left.reason}; {left.advice}")
+        print(f"{left.count} photos were left out: {left.reason}. {left.advice}")
     filter.save(home / "filter", replace=True)
     print(f"kept the filter in {home / 'filter'}")
     package = home / "filter.mlpackage"

@@ -44,7 +44,7 @@ def make(library: FilterLibrary, home: Path, options: argparse.Namespace) -> Non
     shutil.rmtree(work)
     print(f"{entry.id}  {entry.name}: strength {entry.facts['strength']}, {entry.size / 1000:.0f} kB on the shelf")
     for skipped in photos.report():
-        print(f"left out: {skipped.count} {skipped.reason}; {skipped.advice}")
+        print(f"left out: {skipped.count} {skipped.reason}. {skipped.advice}")
 
 
 def show(library: FilterLibrary, _: Path, options: argparse.Namespace) -> None:

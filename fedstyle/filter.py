@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +21,8 @@ from fedstyle.detail import enlarge
 from fedstyle.errors import FilterError, PhotoError
 from fedstyle.files import sha256, staged, write_json
 from fedstyle.net import SMALLEST, STRIDE, TransformNet
-from fedstyle.tiling import NoRoomError, paint, piece_bytes
+from fedstyle.picture import UnusableError, upright
+from fedstyle.tiling import NoRoomError, paint, piece_bytes, plan
 
 SIDE = 512
 """The short side, in pixels, at which photos are stylised. Strokes have about the size that they had in training, a photo brought back
@@ -58,13 +59,13 @@ class Filter:
         resolution, in seamless tiles where one piece would take too much memory (see `tiling`): strokes shrink against the photo.
 
         `memory` limits, in MB of 10^6 bytes, what this call takes with the photo and the result, beside what the process holds already;
-        a photo that cannot be stylised within it raises PhotoError. An EXIF orientation is applied; colours are taken as sRGB, so open
-        files with a profile through `stylize`, which converts them.
+        a photo that cannot be stylised within it raises PhotoError, and so does an image of a mode that no photo has. As for files, an
+        EXIF orientation is applied, a colour profile converted to sRGB, and transparency laid on white.
         """
         photo = _upright(image)
         size = working_size(photo.size, side)
         small = photo if size == photo.size else photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-        room = memory * 1_000_000 - sum(2 * _STORED * one.width * one.height for one in {id(photo): photo, id(small): small}.values())
+        room = _room(photo.size, size, memory)
         try:
             result = self._paint(small, room)
         except NoRoomError as why:
@@ -74,6 +75,18 @@ class Filter:
                 f"allow {least:,} MB" + ("" if side is not None else ", or stylise it at a smaller size")
             ) from None
         return result if small is photo else enlarge(photo, small, result)
+
+    def measured(self, size: tuple[int, int], *, side: int | None = SIDE, memory: int = MEMORY) -> float:
+        """The share of a photo of `size` over which a call measures the means and variances of its norms: see `tiling.paint`.
+
+        It is 1 but for a large photo in tiles. Raises NoRoomError where the call would raise PhotoError.
+        """
+        seen = working_size(size, side)
+        room = _room(size, seen, memory)
+        if piece_bytes(self.net, *seen) <= room:
+            return 1.0
+        parts, count = plan(self.net, *seen, room)
+        return count / len(parts)
 
     def _paint(self, picture: Image.Image, room: int) -> Image.Image:
         """Stylise an RGB image at its size, in one piece where `room` bytes suffice for that."""
@@ -122,9 +135,20 @@ def working_size(size: tuple[int, int], side: int | None) -> tuple[int, int]:
     return max(1, round(width * side / min(size))), max(1, round(height * side / min(size)))
 
 
+def _room(size: tuple[int, int], seen: tuple[int, int], memory: int) -> int:
+    """Bytes of `memory` MB that a photo and its result, and those at the size that the network sees, leave for the network."""
+    return memory * 1_000_000 - sum(2 * _STORED * width * height for width, height in {size, seen})
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    """An image as RGB, turned as its EXIF says; the same object where nothing has to change."""
+    """An image as upright sRGB; the same object where nothing has to change."""
+    image.load()  # reading EXIF first would swallow a decoder's error
+    turned = False
     with contextlib.suppress(Exception):  # broken EXIF says nothing about the pixels
-        if image.getexif().get(0x0112, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+        turned = image.getexif().get(0x0112, 1) != 1
+    if image.mode == "RGB" and not turned and not image.info.keys() & {"icc_profile", "transparency"}:
+        return image
+    try:
+        return upright(image)
+    except UnusableError as why:
+        raise PhotoError(f"the image {why.found}") from None

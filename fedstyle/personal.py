@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from fedstyle.base import Base
+from fedstyle.candidates import Source
 from fedstyle.client import Client
 from fedstyle.config import PROCESSING, Training
 from fedstyle.errors import BaseError
@@ -45,7 +46,7 @@ class ModelParameters:
 
 
 def train(
-    photos: Photos | str | Path,
+    photos: Photos | Source,
     style: Image.Image | str | Path,
     parameters: ModelParameters | None = None,
     session: SessionParameters | str | Path | None = None,
@@ -54,10 +55,10 @@ def train(
 ) -> Job[Filter]:
     """A job that makes a filter from photos and a style image, as MLStyleTransfer.train does: `Client.personalize` in one call.
 
-    It starts from `base`, or from the one that fedstyle carries for the algorithm. It trains for the iterations of `parameters` and never
-    past those of `session`. Call it again with the same session folder and inputs to go on where it stood. Photos and style image are
-    looked through here, which takes time with a large library: from asyncio, `job = await asyncio.to_thread(train, ...)`. Raises
-    PhotoError, StyleError, ConfigError and BaseError for what cannot be used.
+    `photos` is a folder, a list of files, or Photos. The job starts from `base`, or from the one that fedstyle carries for the algorithm.
+    It trains for the iterations of `parameters` and never past those of `session`. Call it again with the same session folder and inputs
+    to go on where it stood. Photos and style image are looked through here, which takes time with a large library: from asyncio,
+    `job = await asyncio.to_thread(train, ...)`. Raises PhotoError, StyleError, ConfigError and BaseError for what cannot be used.
     """
     parameters = parameters or ModelParameters()
     start = base or Base.shipped(parameters.algorithm)
@@ -65,5 +66,5 @@ def train(
         raise BaseError(f"the base is a {start.arch}, the parameters ask for a {parameters.algorithm}: give one that fits, or leave it out")
     look = Style(style, strength=parameters.strength, density=parameters.density)
     training = Training.for_base(start.record, processing=parameters.processing)
-    client = Client(None, photos if isinstance(photos, Photos) else Path(photos), look, training=training)
+    client = Client(None, photos, look, training=training)
     return client.personalize(start, iterations=parameters.iterations, session=session, validation=parameters.validation)

@@ -16,7 +16,7 @@ import itertools
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,17 +25,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedstyle.candidates import Source, candidates, content_hash, distinct, examine
 from fedstyle.cropping import cut, known
 from fedstyle.errors import PhotoError
-from fedstyle.picture import MIN_SIDE, REASONS, UnusableError, look, open_image, read, regular, show
+from fedstyle.picture import MIN_SIDE, REASONS, UnusableError, look, open_image, read, show
 from fedstyle.quiet import QUIET
 from fedstyle.thumbnails import Thumbnails
 
-__all__ = ["COMPANIONS", "Photos", "Skipped", "divide", "examine", "open_image"]
-
-_BESIDE = ".aae .avi .csv .db .gpx .htm .html .ini .json .m4v .md .mov .mp3 .mp4 .pdf .py .svg .thm .toml .txt .wav .xmp .yaml .yml .zip"
-COMPANIONS = frozenset(_BESIDE.split())
-"""Extensions of what lies beside photos in a library, such as the video of a Live Photo: passed over and not counted."""
+__all__ = ["Photos", "Skipped", "divide", "examine", "open_image"]
 
 _TWICE = "has the same content as another of the photos: nothing needs to be done"
 
@@ -63,25 +60,26 @@ class Photos:
     _found: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)  # what was decoded: why it is unusable, "" for sound
 
     @classmethod
-    def open(cls, source: Path | Sequence[Path], *, thumbnails: Thumbnails | None = None) -> Photos:
+    def open(cls, source: Source, *, thumbnails: Thumbnails | None = None) -> Photos:
         """Take the photos of a folder (with its subfolders, sorted by name) or of a list of files (in its order).
 
-        Hidden files and COMPANIONS in a folder are passed over; links to folders are not followed, links to files are. Of files with the
-        same bytes the first is taken and the others count as `duplicate`, so that a photo kept out of training is not there as a copy;
-        only files of one size are compared. Of the photos only as many are decoded as it takes to find a sound one. With `thumbnails`,
-        small versions are kept on the device's disk, and crops and views are cut from them.
+        Hidden files and candidates.COMPANIONS in a folder are passed over; links to folders are not followed, links to files are. Of files
+        with the same bytes the first is taken and the others count as `duplicate`, so that a photo kept out of training is not there as a
+        copy; only files of one size are compared. Of the photos only as many are decoded as it takes to find a sound one. With
+        `thumbnails`, small versions are kept on the device's disk, and crops and views are cut from them; their pixels are not those of
+        crops without them, but the same whether a thumbnail is there already or not.
         Raises PhotoError when the folder is missing or is none, or when no photo is usable.
         """
-        candidates, closed = _candidates(source)
+        files, closed = candidates(source)
         left_out = Counter({"unreadable": len(closed)} if closed else {})
         opened: list[tuple[Path, os.stat_result]] = []
         with QUIET:
-            for path in candidates:
+            for path in files:
                 try:
                     opened.append((path, look(path)))
                 except UnusableError as why:
                     left_out[why.reason] += 1
-        paths, more = _distinct(opened)
+        paths, more = distinct(opened)
         photos = cls(tuple(paths), dict(sorted((left_out + more).items())), thumbnails)
         where = show(source) if isinstance(source, (str, os.PathLike)) else "the list of photos"
         photos._need(any(photos._sound(index) for index in range(len(photos))), where)
@@ -138,7 +136,7 @@ class Photos:
             whole.update(f"{len(self)} photos, {count} crops, thumbnails: {self.thumbnails is not None}\n".encode())
         for index in drawn:
             try:
-                whole.update(_hash(self.paths[index]))
+                whole.update(content_hash(self.paths[index]))
             except UnusableError as why:
                 raise PhotoError(f"{show(self.paths[index])} {why.found}") from why.__cause__
         return whole.hexdigest()
@@ -181,14 +179,21 @@ class Photos:
     def views(self, size: int, *, processing: str = "scale-fill") -> Tensor:
         """A square of every photo that can be decoded: uint8 (n, 3, size, size), sRGB, with nothing random; for evaluation.
 
-        It is the whole centre square, resized, or with "scale-fit" the whole photo, as `crops` shows it.
+        It is the whole centre square, resized, or with "scale-fit" the whole photo, as `crops` shows it. Those of a whole library may take
+        much memory: `each_view` gives the same squares one at a time.
         Raises PhotoError when no photo can be decoded, ConfigError for an unknown `processing`.
         """
+        return torch.stack(list(self.each_view(size, processing=processing)))
+
+    def each_view(self, size: int, *, processing: str = "scale-fill") -> Iterator[Tensor]:
+        """The squares of `views`, (3, size, size) each: a photo is decoded when its turn comes, and none is kept."""
         known(processing)
-        opened = (self._take(index, size) for index in range(len(self)))
-        views = [cut(photo, size, processing, 1.0, 0.5, 0.5) for photo in opened if photo is not None]
-        self._need(bool(views), "the library")
-        return torch.stack(views)
+        none = True
+        for index in range(len(self)):
+            if (photo := self._take(index, size)) is not None:
+                none = False
+                yield cut(photo, size, processing, 1.0, 0.5, 0.5).contiguous()  # as those of `views` lie: a loss has the same bits
+        self._need(not none, "the library")
 
     def _order(self, seed: int) -> list[int]:
         """The order in which `crops` takes the photos."""
@@ -220,23 +225,6 @@ class Photos:
             raise PhotoError(f"{where} holds no usable photo ({found}): add JPEG, PNG, HEIC or WebP photos")
 
 
-def examine(source: Path | Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Each candidate of a folder or of a list of files, and why it cannot be used: a key of picture.REASONS, or "" for a good one.
-
-    A subfolder that cannot be listed is a candidate too. Raises PhotoError when the folder is missing or is none.
-    """
-    candidates, closed = _candidates(source)
-    for path in closed:
-        yield path, "unreadable"
-    for path in candidates:
-        try:
-            read(path, MIN_SIDE)
-        except UnusableError as why:
-            yield path, why.reason
-        else:
-            yield path, ""
-
-
 def divide(photos: Photos, clients: int, seed: int) -> list[Photos]:
     """Divide photos among clients: seeded, no photo twice, sizes that differ by at most one.
 
@@ -246,55 +234,3 @@ def divide(photos: Photos, clients: int, seed: int) -> list[Photos]:
         raise PhotoError(f"{len(photos)} photos cannot be divided among {clients} clients: give each client at least one photo")
     order = np.random.default_rng(seed).permutation(len(photos))
     return [photos.subset(sorted(part.tolist())) for part in np.array_split(order, clients)]
-
-
-def _distinct(opened: Sequence[tuple[Path, os.stat_result]]) -> tuple[list[Path], Counter[str]]:
-    """The first file of each content, and what was left out. What has a size of its own is not read, nor is one file by two names."""
-    sizes = Counter(size for _, _, size in {(status.st_dev, status.st_ino, status.st_size) for _, status in opened})
-    files: set[tuple[int, int]] = set()
-    contents: set[bytes] = set()
-    paths: list[Path] = []
-    left_out: Counter[str] = Counter()
-    for path, status in opened:
-        file = (status.st_dev, status.st_ino)
-        try:
-            content = _hash(path) if sizes[status.st_size] > 1 and file not in files else b""
-        except UnusableError as why:  # it changed just now
-            left_out[why.reason] += 1
-            continue
-        if file in files or content in contents:
-            left_out["duplicate"] += 1
-        else:
-            paths.append(path)
-        files.add(file)
-        contents |= {content} - {b""}
-    return paths, left_out
-
-
-def _hash(path: Path) -> bytes:
-    """The SHA-256 of a file's bytes; raises UnusableError."""
-    with regular(path) as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
-def _candidates(source: Path | Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Files that may be photos, and folders that cannot be listed. Raises PhotoError when the source is a folder that is none."""
-    return _walk(Path(source)) if isinstance(source, (str, os.PathLike)) else ([Path(path) for path in source], [])
-
-
-def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The candidate files of a folder, sorted by their path as bytes so that the order is the same everywhere, and folders not listed."""
-    try:
-        os.scandir(folder).close()
-    except FileNotFoundError:
-        raise PhotoError(f"the photo folder {show(folder)} does not exist: check the path") from None
-    except NotADirectoryError:
-        raise PhotoError(f"{show(folder)} is not a folder: give the folder that holds the photos") from None
-    except OSError as why:
-        raise PhotoError(f"the photo folder {show(folder)} cannot be read ({why.strerror}): check its permissions") from why
-    files: list[Path] = []
-    closed: list[Path] = []
-    for place, folders, names in os.walk(folder, onerror=lambda why: closed.append(Path(why.filename))):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(place, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() not in COMPANIONS]
-    return sorted(files, key=lambda path: os.fsencode(path.relative_to(folder))), sorted(closed)

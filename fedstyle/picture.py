@@ -235,6 +235,11 @@ def _decode(image: Image.Image, side: int | None) -> Image.Image:
     if side is not None:
         image.draft(None, (side, side))
     image.load()  # before anything else: reading EXIF first would swallow a decoder's error
+    return upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A decoded image of any mode as a new one, upright 8-bit sRGB without metadata; raises UnusableError for a mode that is no photo's."""
     try:
         turn = _UPRIGHT.get(image.getexif().get(0x0112, 1))
     except Exception:  # noqa: BLE001  broken EXIF says nothing about the pixels

@@ -137,6 +137,9 @@ class Session:
         the folder, it belongs to other inputs, or its head is damaged.
         """
         taken = SessionError(f"the session {self.folder} is in use by another job or process: wait for it, or choose another folder")
+        with contextlib.suppress(OSError):  # the lock says what is wrong
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700)  # previews and filter tell of photos and style
         with locked(self.folder / "session.lock", taken):
             digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
             if (self.folder / "session.json").exists():

@@ -16,7 +16,7 @@ from torch import Tensor
 from fedstyle.errors import StyleError
 from fedstyle.perceptual import FeatureNet, gram
 from fedstyle.photos import open_image
-from fedstyle.picture import MAX_ASPECT, MIN_SIDE
+from fedstyle.picture import MAX_ASPECT, MIN_SIDE, UnusableError, upright
 
 STRENGTH_STEP = 2.0
 """One step of strength multiplies the style weight by this: 1 is a sixteenth of the weight at 5, 10 is 32 times it."""
@@ -50,7 +50,10 @@ class Style:
             raise StyleError(f"style density {density!r}: give a number of pixels from 64 to 1024")
         if density % 4:
             warnings.warn(f"style density {density} is no multiple of 4: taken as {density - density % 4}", stacklevel=2)
-        picture = image.convert("RGB") if isinstance(image, Image.Image) else open_image(Path(image), StyleError)
+        try:
+            picture = upright(image) if isinstance(image, Image.Image) else open_image(Path(image), StyleError)
+        except UnusableError as why:
+            raise StyleError(f"the style image {why.found}") from None
         if min(picture.size) < MIN_SIDE or max(picture.size) > MAX_ASPECT * min(picture.size):
             raise StyleError(
                 f"the style image has {picture.width}x{picture.height} pixels: "

@@ -18,10 +18,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -29,9 +28,10 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from fedstyle.candidates import Source, candidates
 from fedstyle.errors import PhotoError
 from fedstyle.filter import MEMORY, SIDE, Filter, working_size
-from fedstyle.photos import COMPANIONS, Photos
+from fedstyle.photos import Photos
 from fedstyle.picture import FORMATS, UnusableError, look, read, regular, show
 from fedstyle.quiet import QUIET
 
@@ -47,13 +47,15 @@ class Stylized:
     """A stylised photo: `image` is upright, RGB, in the photo's size and without metadata.
 
     `seconds` is how long opening and stylising took, `size` the width and height in pixels at which the network saw the photo, and
-    `source` the file that it came from, if it came from one.
+    `source` the file that it came from, if it came from one. `measured` is the share of the photo from which its colours were reckoned, 1
+    but for a large photo at full resolution that the memory does not hold at once: see `tiling`.
     """
 
     image: Image.Image
     seconds: float
     size: tuple[int, int]
     source: Path | None = None
+    measured: float = 1.0
 
     @property
     def notice(self) -> str:
@@ -61,7 +63,9 @@ class Stylized:
         times = min(self.size) / SIDE
         if times < 1.5:
             return ""
-        return f"stylised at {self.size[0]}x{self.size[1]} pixels: strokes are {times:.1f} times as small against the photo as at {SIDE}"
+        said = f"stylised at {self.size[0]}x{self.size[1]} pixels: strokes are {times:.1f} times as small against the photo as at {SIDE}"
+        share = "" if self.measured == 1 else f"; colours were reckoned from {self.measured:.0%} of it, with more memory from all of it"
+        return said + share
 
 
 def stylize(filter: Filter, photo: Image.Image | Path | str, *, side: int | None = SIDE, memory: int = MEMORY) -> Stylized:
@@ -88,23 +92,16 @@ async def stylize_async(filter: Filter, photo: Image.Image | Path | str, *, side
     return await _awaited(stylize, filter, photo, side=side, memory=memory)
 
 
-def stylize_all(
-    filter: Filter, photos: Photos | Path | str | Sequence[Path | str], *, side: int | None = SIDE, memory: int = MEMORY
-) -> Batch:
+def stylize_all(filter: Filter, photos: Photos | Source, *, side: int | None = SIDE, memory: int = MEMORY) -> Batch:
     """Stylise many photos: those of a folder with its subfolders, sorted by name, or of a list of files, in its order.
 
     Nothing is opened before the batch is iterated over. Hidden files and what lies beside photos, such as videos, are passed over in a
     folder. Raises PhotoError when the folder cannot be listed; single files that cannot be used are skipped.
     """
-    if isinstance(photos, Photos):
-        paths, closed = list(photos.paths), 0
-    elif isinstance(photos, (str, os.PathLike)):
-        paths, closed = _listed(Path(photos))
-    else:
-        paths, closed = [Path(path) for path in photos], 0
+    paths, closed = (list(photos.paths), []) if isinstance(photos, Photos) else candidates(photos)
     batch = Batch(filter, tuple(paths), side=side, memory=memory)
-    if closed:
-        batch.skipped["unreadable"] += closed
+    for folder in closed:
+        batch.skip(folder, UnusableError("unreadable", "is a folder that cannot be listed: check its permissions"))
     return batch
 
 
@@ -114,7 +111,8 @@ class Batch:
 
     A result comes as soon as it is made, and nothing keeps it but the caller: the memory does not grow with the number of photos. A file
     that cannot be used is skipped: `skipped` counts them by reason, without names, and `problems` has a line for each, with its path, for
-    the device's own screen. `done` is the number of photos dealt with, of `len(batch)`.
+    the device's own screen. Folders that cannot be listed are among them from the beginning. `done` is the number of photos dealt with, of
+    `len(batch)`.
     """
 
     filter: Filter
@@ -136,16 +134,31 @@ class Batch:
             try:
                 result = _stylize(self.filter, path, self.side, self.memory)
             except UnusableError as why:
-                self.skipped[why.reason] += 1
-                self.problems.append(f"{show(path)} {why.found}")
+                self.skip(path, why)
             self.done += 1
             if result is not None:
                 yield result
+
+    def skip(self, path: Path, why: UnusableError) -> None:
+        """Count what cannot be used, and say so."""
+        self.skipped[why.reason] += 1
+        self.problems.append(f"{show(path)} {why.found}")
 
     async def __aiter__(self) -> AsyncIterator[Stylized]:
         results = iter(self)
         while (result := await _awaited(next, results, None)) is not None:
             yield result
+
+
+def check(photo: Path, memory: int = MEMORY) -> None:
+    """Raise PhotoError when a file's header says that it is no usable photo, or one that cannot be opened within `memory` MB.
+
+    Nothing is decoded, so damage is not found.
+    """
+    try:
+        _check_room(photo, memory)
+    except UnusableError as why:
+        raise PhotoError(f"{show(photo)} {why.found}") from why.__cause__
 
 
 def _stylize(filter: Filter, photo: Image.Image | Path | str, side: int | None, memory: int) -> Stylized:
@@ -161,7 +174,8 @@ def _stylize(filter: Filter, photo: Image.Image | Path | str, side: int | None, 
             made = filter(opened, side=side, memory=memory)
         except PhotoError as why:
             raise UnusableError("no room", f"is too large for the memory limit: {why}") from why
-    return Stylized(made, time.perf_counter() - start, working_size(made.size, side), path)
+    share = filter.measured(made.size, side=side, memory=memory)
+    return Stylized(made, time.perf_counter() - start, working_size(made.size, side), path, share)
 
 
 def _check_room(path: Path, memory: int) -> None:
@@ -174,20 +188,6 @@ def _check_room(path: Path, memory: int) -> None:
         raise UnusableError(
             "no room", f"has {size[0]}x{size[1]} pixels and cannot be opened within {memory:,} MB of memory: allow {need:,} MB"
         )
-
-
-def _listed(folder: Path) -> tuple[list[Path], int]:
-    """The files of a folder that may be photos, sorted, and the number of subfolders that cannot be listed."""
-    try:
-        os.scandir(folder).close()
-    except OSError as why:
-        raise PhotoError(f"{show(folder)} cannot be listed ({why.strerror}): give the folder that holds the photos") from None
-    files: list[Path] = []
-    closed: list[OSError] = []
-    for place, folders, names in os.walk(folder, onerror=closed.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(place, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() not in COMPANIONS]
-    return sorted(files, key=lambda path: os.fsencode(path.relative_to(folder))), len(closed)
 
 
 @functools.cache

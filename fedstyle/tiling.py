@@ -75,23 +75,27 @@ def tiles(width: int, height: int, side: int) -> list[Tile]:
     return found
 
 
+def plan(net: TransformNet, width: int, height: int, room: int) -> tuple[list[Tile], int]:
+    """The tiles of a picture, and over how many of them there is room to measure means and variances; raises NoRoomError."""
+    width, height = (-(-length // STRIDE) * STRIDE for length in (width, height))
+    for side in TILES:
+        work, kept = _tile_bytes(net, side)
+        parts = tiles(width, height, side)
+        count = min(len(parts), int(room - FIXED - work) // kept)
+        if count >= min(FEWEST, len(parts)):
+            return parts, count
+    raise NoRoomError(FIXED + work + kept * min(FEWEST, len(parts)))
+
+
 @torch.inference_mode()
 def paint(net: TransformNet, picture: Image.Image, room: int) -> Image.Image:
     """Stylise a picture (RGB) in tiles, in at most about `room` bytes beside the picture and the result; raises NoRoomError.
 
     The result is that of the network in one piece but for rounding, as long as the features of all tiles fit in the memory (about 50
     bytes a pixel for `cnnLite`, 100 for `cnn`). Otherwise means and variances are measured over as many tiles as fit, at least FEWEST,
-    drawn with a fixed seed: the colours may then differ slightly from those of one piece, but still everywhere alike.
+    drawn with a fixed seed: the colours are then off from those of one piece, but everywhere alike.
     """
-    width, height = (-(-length // STRIDE) * STRIDE for length in picture.size)
-    for side in TILES:
-        work, kept = _tile_bytes(net, side)
-        parts = tiles(width, height, side)
-        count = min(len(parts), int(room - FIXED - work) // kept)
-        if count >= min(FEWEST, len(parts)):
-            break
-    else:
-        raise NoRoomError(FIXED + work + kept * min(FEWEST, len(parts)))
+    parts, count = plan(net, *picture.size, room)
     sample = [parts[i] for i in sorted(np.random.default_rng(0).permutation(len(parts))[:count])]
     frozen = _measure(net, sample, lambda part: _pixels(picture, part))
     result = Image.new("RGB", picture.size)

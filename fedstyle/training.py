@@ -289,8 +289,8 @@ def _adam(values: list[Tensor], slopes: list[Tensor], means: list[Tensor], squar
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, objective: Objective, views: Tensor) -> dict[str, float]:
-    """Mean losses over photos (N, 3, H, W) uint8, one at a time so that the result does not depend on a batch."""
+def evaluate(net: nn.Module, objective: Objective, views: Iterable[Tensor]) -> dict[str, float]:
+    """Mean losses over photos, (3, H, W) uint8 each, one at a time so that the result does not depend on a batch."""
     net.eval()
     device = objective.features.scales.device
     rows: list[Losses] = []

@@ -38,8 +38,9 @@ def client(tmp_path, photo_folder, style_image, quick):
 
 
 def state(client):
+    """What stays: without the last update, which left."""
     path = client.folder / "private.safetensors"
-    return params.unseal(params.load(path), path)
+    return {name: value for name, value in params.unseal(params.load(path), path).items() if name.startswith(("net/", "memory/"))}
 
 
 def plain(facts):
@@ -130,6 +131,24 @@ def test_moments_stay_at_home_from_round_to_round(client, base, keep):
     assert int(kept["memory/adam/step"]) == (6 if keep else 2)
     moments = {name.removeprefix("memory/adam/exp_avg/") for name in kept if name.startswith("memory/adam/exp_avg/")}
     assert moments == set(base.weights)
+
+
+def test_a_round_that_is_asked_for_again_gives_the_same_update_and_changes_nothing(client, base):
+    device = client()
+    device.fit(base, round=1)
+    next_base = dataclasses.replace(base, weights={name: value + 0.01 for name, value in base.weights.items()})
+    update = device.fit(next_base, round=2)
+    home = {path.name: path.read_bytes() for path in device.folder.iterdir()}
+    for again in (device, client()):  # also after its process ended
+        assert params.fingerprint(again.fit(next_base, round=2).delta) == params.fingerprint(update.delta)
+    assert {path.name: path.read_bytes() for path in device.folder.iterdir()} == home
+    moved = params.fingerprint(state(device))
+    for others in ({"round": 3}, {"round": 2, "proximal": 1.0}):  # nothing else is that round
+        device.fit(next_base, **others)
+        assert params.fingerprint(state(device)) != moved
+    device.fit(base, round=2)
+    client(privacy=Privacy(clip=0.01)).fit(base, round=2)
+    assert [json.loads(line)["round"] for line in (device.folder / "losses.jsonl").read_text().splitlines()][::2] == [1, 2, 3, 2, 2, 2]
 
 
 def test_an_update_is_clipped_as_the_device_says(client, base):
@@ -423,7 +442,8 @@ def test_train_is_personalize_in_one_call(shipped, style_image, photo_folder, tm
     client = Client(None, photo_folder, Style(style_image, strength=6, density=64), training=training)
     assert job.result().sha256 == client.personalize(shipped, iterations=2).result().sha256
     assert all(point.preview for point in job.checkpoints)
-    more = train(str(photo_folder), style_image, dataclasses.replace(wishes, iterations=3), parts)
+    listed = [str(path) for path in client.library.paths]  # a list of files, as a picker of photos gives it, is the same library
+    more = train(listed, style_image, dataclasses.replace(wishes, iterations=3), parts)
     assert [progress.iteration for progress in more] == [3]
 
 

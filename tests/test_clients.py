@@ -95,7 +95,7 @@ def test_sigterm_keeps_the_iteration_at_hand(wishes, tmp_path, monkeypatch, caps
 
 
 def test_the_page_on_sessions_and_jobs_runs(tmp_path, monkeypatch, photo_folder, style_image, shipped, capsys):
-    first, second = re.findall(r"^```python\n(.*?)^```$", (ROOT / "clients" / "SDK.md").read_text(), re.MULTILINE | re.DOTALL)
+    first, report, second = re.findall(r"^```python\n(.*?)^```$", (ROOT / "clients" / "SDK.md").read_text(), re.MULTILINE | re.DOTALL)
     assert len(first.splitlines()) == 10
     monkeypatch.chdir(tmp_path)
     Path("photos").symlink_to(photo_folder)
@@ -110,6 +110,12 @@ def test_the_page_on_sessions_and_jobs_runs(tmp_path, monkeypatch, photo_folder,
         "100%",
         "checkpoint 12: look at session/preview-000012.png",
     ]
+    Path("words.jpg").write_text("no photo")
+    (folder := Path("more")).mkdir()
+    for place in (photo_folder / "0.png", "words.jpg"):
+        (folder / Path(place).name).write_bytes(Path(place).read_bytes())
+    exec(compile(report.replace('"photos"', '"more"'), "SDK.md", "exec"), {})
+    assert capsys.readouterr().out == "1 not an image Each of them is not an image: choose a JPEG, PNG, HEIC or WebP file.\n"
     exec(compile(second, "SDK.md", "exec"), {})
     assert Filter.load("early_filter").facts["iterations"] == 10
     assert Filter.load("my_filter").facts["iterations"] == 12

@@ -246,6 +246,11 @@ def test_a_preview_shows_the_landscape_or_the_photo_that_the_app_gave(shelf, bas
     made = restyled(base, 1)
     plain, own = shelf.add(made, "a", base=base), shelf.add(made, "b", photo=picture(3))
     assert (plain.previewed, own.previewed) == ("scene", "photo")
+    picture(3).save(shelf.folder / "photo.png")
+    by_path = shelf.add(made, "c", photo=str(shelf.folder / "photo.png"))
+    assert by_path.preview.tobytes() == own.preview.tobytes()
+    with pytest.raises(PhotoError, match=r"nowhere.jpg does not exist: check the path"):
+        shelf.add(made, "d", photo=shelf.folder / "nowhere.jpg")
     assert plain.preview.size == own.preview.size == (256, 192)
     assert plain.preview.tobytes() != own.preview.tobytes()
     assert scene.landscape().size == (512, 384)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from PIL import Image
 from fedstyle.client import Client
 from fedstyle.demo import demo_photos
 from fedstyle.errors import ConfigError, FedstyleError, PhotoError
-from fedstyle.photos import Photos, divide, examine
+from fedstyle.photos import Photos, divide
 from fedstyle.picture import REASONS, open_image
 from fedstyle.style import Style
+from fedstyle.thumbnails import Thumbnails
+from fedstyle.training import evaluate
 
 
 def plain(path, colour, size=(100, 80)):
@@ -88,7 +91,7 @@ def test_what_lies_beside_photos_is_passed_over_and_bad_photos_are_counted(tmp_p
 
 
 def test_only_files_of_one_size_are_read_to_find_copies(tmp_path, monkeypatch):
-    from fedstyle import photos as module
+    from fedstyle import candidates as module
 
     first = plain(tmp_path / "a.png", "red")
     other = plain(tmp_path / "b.png", "blue")
@@ -96,7 +99,7 @@ def test_only_files_of_one_size_are_read_to_find_copies(tmp_path, monkeypatch):
         file.write(b"longer")
     (tmp_path / "hard.png").hardlink_to(other)
     read = []
-    monkeypatch.setattr(module, "_hash", lambda path: read.append(path) or path.read_bytes())
+    monkeypatch.setattr(module, "content_hash", lambda path: read.append(path) or path.read_bytes())
     assert Photos.open(tmp_path).skipped == {"duplicate": 1}
     assert read == []
     (tmp_path / "c.png").write_bytes(first.read_bytes())
@@ -119,14 +122,6 @@ def test_copies_count_once(tmp_path):
     assert photos.skipped == {"duplicate": 4, "not an image": 2}  # b.png, hard.png, link.png and sub/a.jpg
     assert Photos.open([other, first, other, first]).paths == (other, first)
     assert Photos.open([other, first, other, first]).skipped == {"duplicate": 2}
-
-
-def test_every_candidate_is_examined_and_copies_are_no_fault(tmp_path):
-    first = plain(tmp_path / "b.png", "red")
-    (tmp_path / "c.png").write_bytes(first.read_bytes())
-    (tmp_path / "a.png").touch()
-    assert list(examine(tmp_path)) == [(tmp_path / "a.png", "empty"), (first, ""), (tmp_path / "c.png", "")]
-    assert list(examine([first, tmp_path / "x.png"])) == [(first, ""), (tmp_path / "x.png", "missing")]
 
 
 def test_no_usable_photo_is_an_error_that_counts(tmp_path):
@@ -423,6 +418,51 @@ def test_a_large_library_is_opened_without_decoding_it(tmp_path):
     found, decoded, damaged, *_ = opened(huge(tmp_path / "library", 500))
     assert found == 500
     assert decoded == 1 + 64 + damaged  # one at opening, those that crops needed, and the damaged ones met on the way
+
+
+def test_views_come_one_at_a_time_and_none_is_kept(three, monkeypatch, base, style_image, quick):
+    from fedstyle import photos as module
+
+    whole = three.views(32)
+    assert torch.equal(torch.stack(list(three.each_view(32))), whole)
+    alive, most = [], []
+
+    def watched(*arguments):
+        made = module_cut(*arguments)
+        alive.append(weakref.ref(made))
+        most.append(sum(one() is not None for one in alive))
+        return made
+
+    module_cut = module.cut
+    monkeypatch.setattr(module, "cut", watched)
+    many = three.subset([0, 1, 2] * 5)
+    client = Client(None, many, Style(style_image, density=64), training=quick)
+    losses = client.evaluate(base, many)
+    assert len(most) == 15
+    assert max(most) <= 2  # the one at hand, and the one before it
+    assert losses == evaluate(client.predict(base).net, client.objective(), many.views(quick.size))
+
+
+def test_a_list_of_files_is_a_library_for_a_client_too(three, style_image, quick):
+    listed = Client(None, [str(path) for path in three.paths], Style(style_image, density=64), training=quick)
+    assert listed.library == three
+
+
+def test_a_home_keeps_no_thumbnails_and_thumbnails_have_pixels_of_their_own(tmp_path, style_image, quick):
+    """So a device with a home trains on the crops of a simulation with the same photos; a cold and a warm cache are alike."""
+    noise = np.random.default_rng(0).integers(0, 256, (500, 700, 3), np.uint8)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(noise).save(tmp_path / "photos" / "a.png")  # over thumbnails.SMALL
+    at_home, nowhere = (Client(home, tmp_path / "photos", Style(style_image), training=quick) for home in (tmp_path / "home", None))
+    plain = nowhere.library.crops(64, 4, 0)
+    assert torch.equal(at_home.library.crops(64, 4, 0), plain)
+    assert not (tmp_path / "home").exists()
+    with_thumbnails = Photos.open(tmp_path / "photos", thumbnails=Thumbnails(tmp_path / "thumbnails"))
+    cold = with_thumbnails.crops(64, 4, 0)
+    assert list((tmp_path / "thumbnails").iterdir())
+    assert torch.equal(with_thumbnails.crops(64, 4, 0), cold)
+    assert not torch.equal(cold, plain)
+    assert with_thumbnails.digest(4) != nowhere.library.digest(4)  # so a session takes them for other photos
 
 
 @pytest.mark.soak

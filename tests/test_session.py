@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -129,6 +130,8 @@ def test_what_lies_in_a_session(tmp_path):
     stems = ["checkpoint-000002.safetensors", "checkpoint-000004.safetensors", "preview-000002.png", "preview-000004.png"]
     assert files(tmp_path) == [*stems, "session.json", "session.lock", "start.safetensors"]
     assert "abc" not in (tmp_path / "session.json").read_text()  # the inputs lie there hashed
+    advance(job(tmp_path / "a" / "session"), 1)
+    assert stat.S_IMODE((tmp_path / "a" / "session").stat().st_mode) == 0o700  # for the owner alone, as previews show a photo
     state = params.load(point(tmp_path, 4))
     names = ["layer.conv.weight", "layer.norm.weight"]
     moments = [f"memory/adam/{key}/{name}" for key in ("exp_avg", "exp_avg_sq") for name in names]

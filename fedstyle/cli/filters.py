@@ -29,7 +29,7 @@ from fedstyle.cli.terminal import (
 from fedstyle.errors import ConfigError, FilterError, OutputError, PhotoError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Container
 
     from PIL import Image
 
@@ -82,14 +82,13 @@ def stylize(filter: Path, photos: tuple[Path, ...], out: Path, side: int, full_s
 
 def _files(made: Filter, photos: tuple[Path, ...], out: Path, how: dict[str, Any]) -> list[str]:
     """Stylise files into files, all or none."""
-    from fedstyle.picture import open_image
-    from fedstyle.stylising import stylize
+    from fedstyle.stylising import check, stylize
 
     targets = _targets(photos, out)
     for target in targets:
         check_free(target)
     for photo in photos:
-        open_image(photo)
+        check(photo, how["memory"])
     lines = []
     made_in = nearest(targets[0].parent)
     with tempfile.TemporaryDirectory(dir=made_in, prefix=".stylize.", suffix=".part") as stage, progress_bar() as advance:
@@ -119,9 +118,15 @@ def _folders(made: Filter, photos: tuple[Path, ...], out: Path, how: dict[str, A
         (photo if photo.is_dir() else photo.parent, stylize_all(made, photo if photo.is_dir() else [photo], **how)) for photo in photos
     ]
     targets: dict[Path, Path] = {}
+    taken: dict[Path, Path] = {}
     for root, batch in batches:
+        batch.paths = tuple(path for path in batch.paths if path not in targets)  # unless it was named twice
         for path in batch.paths:
-            targets[path] = _place(out / path.relative_to(root), targets.values())
+            target = _place(out / path.relative_to(root), taken)
+            if taken.setdefault(target, path) != path:
+                both = f"{plain(taken[target])} and {plain(path)} would both be written as {plain(target)}"
+                raise ConfigError(f"{both}: rename one, or give each its own --out")
+            targets[path] = target
         batch.paths = tuple(path for path in batch.paths if not os.path.lexists(targets[path]))
     there = sum(os.path.lexists(target) for target in targets.values())
     total, done, seconds = len(targets) - there, 0, 0.0
@@ -168,8 +173,8 @@ def _write(path: Path, content: bytes, target: Path) -> None:
         raise OutputError(str(error).replace(str(path), plain(target))) from error
 
 
-def _place(path: Path, taken: Collection[Path]) -> Path:
-    """Where the result of a photo in a folder goes: a JPEG stays one; of two that would share a name, the second keeps its whole own."""
+def _place(path: Path, taken: Container[Path]) -> Path:
+    """Where the result of a photo in a folder goes: a JPEG stays one; of two that would become one PNG, the second keeps its whole name."""
     if path.suffix.lower() in (".jpg", ".jpeg"):
         return path
     short = path.with_suffix(".png")

@@ -160,7 +160,7 @@ def _personalize(photos: Path, style: Path, out: Path, base: str, net: str | Non
         say_json(report)
         return
     for left in library.report():
-        say(f"skipped: {left.count} {left.reason}; {left.advice}")
+        say(f"skipped: {left.count} {left.reason}. {left.advice}")
     what = "everything" if full else "the private norms"
     whence = WORDS.get(base, f"from the base {plain(base)}")
     say(f"trained {what} for {training.iterations} iterations on {library.usable} photos in {report['seconds']:.0f} s, {whence}")

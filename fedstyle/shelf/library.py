@@ -13,11 +13,12 @@ from PIL import Image
 
 from fedstyle import base as bases
 from fedstyle.base import Base
+from fedstyle.candidates import Source
 from fedstyle.config import Training
 from fedstyle.errors import BaseError, FilterError
 from fedstyle.files import write_json
 from fedstyle.filter import Filter
-from fedstyle.photos import Photos
+from fedstyle.photos import Photos, open_image
 from fedstyle.shelf import scene, store
 from fedstyle.shelf.entries import HASH, ID, Entry, find, find_all, read_base
 from fedstyle.shelf.upgrade import Upgrade, upgrade
@@ -77,7 +78,7 @@ class FilterLibrary:
         *,
         base: Base | None = None,
         style: Style | Image.Image | Path | str | None = None,
-        photo: Image.Image | None = None,
+        photo: Image.Image | Path | str | None = None,
     ) -> Entry:
         """Put a filter on the shelf and return its entry, whose `filter` is the one that was added bit for bit.
 
@@ -87,11 +88,11 @@ class FilterLibrary:
         owner alone, so that `upgrade` needs nobody's help. The preview shows `photo`, otherwise a landscape painted by code.
 
         Raises FilterError for a name that is empty, longer than 200 characters or not printable, and for a base that is not the
-        filter's; ParamsError for a filter that is no network; StyleError for a style image that cannot be used; OutputError for a
-        folder that cannot be written.
+        filter's; ParamsError for a filter that is no network; StyleError or PhotoError for a style image or a photo that cannot be used;
+        OutputError for a folder that cannot be written.
         """
         check_name(name)
-        picture = scene.framed(photo) if photo else None
+        picture = scene.framed(photo if isinstance(photo, Image.Image) else open_image(Path(photo))) if photo else None
         preview = scene.preview(filter, picture)  # runs the network: what is none never reaches the shelf
         if style is not None and not isinstance(style, Style):
             style = Style(style, strength=filter.facts.get("strength", 5), density=filter.facts.get("density", 256))
@@ -133,7 +134,7 @@ class FilterLibrary:
     def upgrade(
         self,
         base: Base,
-        photos: Photos | Path | str,
+        photos: Photos | Source,
         *,
         iterations: int = 100,
         seconds: float | None = None,

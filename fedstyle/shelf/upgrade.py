@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fedstyle.base import Base
+from fedstyle.candidates import Source
 from fedstyle.client import Client
 from fedstyle.config import Loss, Training
 from fedstyle.errors import Cancelled, FedstyleError, FilterError, OutputError, PhotoError, SessionError
@@ -76,7 +77,7 @@ class _Plan:
 def upgrade(
     library: FilterLibrary,
     base: Base,
-    photos: Photos | Path | str,
+    photos: Photos | Source,
     *,
     iterations: int,
     seconds: float | None,
@@ -89,7 +90,7 @@ def upgrade(
     entries = [entry for entry in library.list() if not entry.predefined]
     if not entries:
         return ()
-    trained, judges = parted(photos if isinstance(photos, Photos) else Photos.open(Path(photos)))
+    trained, judges = parted(photos if isinstance(photos, Photos) else Photos.open(photos))
     plan = _Plan(folder, base, trained, judges, iterations, until, training)
     taken = FilterError(f"another upgrade of the shelf {folder} is under way: wait for it")
     with locked(folder / "upgrade.lock", taken):
