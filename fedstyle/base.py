@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedstyle import params
 from fedstyle.errors import BaseError, ConfigError, FedstyleError, ParamsError
@@ -19,6 +20,7 @@ from fedstyle.net import TransformNet, initialise
 from fedstyle.perceptual import FeatureNet
 from fedstyle.prediction import PREFIX, PredictiveNet, is_predictor, new_predictor
 
+M = TypeVar("M", bound=nn.Module)
 SHIPPED = Path(__file__).parent / "weights"
 """Where the bases that fedstyle carries lie, a folder for each architecture."""
 
@@ -33,11 +35,25 @@ def build(arch: str, padding: str, weights: params.Params) -> TransformNet:
         raise ParamsError(f"the tensors are no {arch} network: 'down1.conv.weight' is missing")
     width = first.shape[0] // (2 if arch == "cnnLite" else 1) or 1
     centre = weights.get(f"{PREFIX}centre")
-    with torch.device("meta"):
-        net = TransformNet(arch, padding, width=width) if centre is None else PredictiveNet(arch, padding, width=width, code=len(centre))
+    net = _twin(_blank(str(arch), str(padding), width, 0 if centre is None else len(centre)))
     params.check_alike(weights, dict(net.named_parameters()), f"the {arch} network")
     net.load_state_dict({name: value.detach().float().clone() for name, value in weights.items()}, assign=True)
     return net
+
+
+@functools.lru_cache(maxsize=16)
+def _blank(arch: str, padding: str, width: int, code: int) -> TransformNet:
+    """A network without weights, to make others from: to construct its layers takes longer than to fill them."""
+    with torch.device("meta"):
+        return PredictiveNet(arch, padding, width=width, code=code) if code else TransformNet(arch, padding, width=width)
+
+
+def _twin(module: M) -> M:
+    """A copy of a module that shares nothing with it but the tensors."""
+    twin = module.__new__(type(module))
+    twin.__dict__ = {key: value.copy() if isinstance(value, dict | set) else value for key, value in module.__dict__.items()}
+    twin._modules = {name: child and _twin(child) for name, child in module._modules.items()}
+    return twin
 
 
 @dataclass(frozen=True)

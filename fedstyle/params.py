@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import save as _dump
 from safetensors.torch import load as _parse
-from safetensors.torch import save as _dump
 from torch import Tensor
 
 from fedstyle.errors import ParamsError
@@ -81,7 +81,7 @@ def size(params: Params) -> int:
 
 def save(params: Params, path: Path) -> None:
     """Write a safetensors file atomically: names sorted, no metadata, so that equal tensors give equal bytes."""
-    write_bytes(path, _dump({name: params[name].detach().cpu().contiguous() for name in sorted(params)}))
+    write_bytes(path, _dump({name: params[name].detach().cpu().contiguous().numpy() for name in sorted(params)}))
 
 
 def load(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:

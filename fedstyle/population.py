@@ -18,13 +18,15 @@ from PIL import Image
 from fedstyle.base import Base
 from fedstyle.client import Client
 from fedstyle.config import Config, Data
-from fedstyle.demo import demo_photos
 from fedstyle.errors import ConfigError, PhotoError, StyleError
+from fedstyle.libraries import open_libraries
 from fedstyle.methods import make_method
 from fedstyle.paint import PAINTERS, paint
+from fedstyle.partition import STYLE_SPLITS, make_partitioner
 from fedstyle.perceptual import load_features
-from fedstyle.photos import Photos, divide, examine
+from fedstyle.photos import Photos, examine
 from fedstyle.picture import open_image, show
+from fedstyle.roster import Role, Roster
 from fedstyle.style import Style
 from fedstyle.training import derive
 
@@ -45,6 +47,11 @@ class Device:
     heldout: Photos
     style_name: str
     style_file: Path | None
+    strength: int = 5
+    density: int = 256
+    role: Role = Role.SEEN
+    kinds: tuple[str, ...] = ()
+    """The kind of each of its photos, where `data.photo_split` knows kinds."""
 
     def style_image(self, seed: int) -> Image.Image:
         """The style image: the device's file, or a picture that fedstyle paints by its name and `seed`."""
@@ -65,55 +72,27 @@ def plan(config: Config) -> Population:
     Raises PhotoError, StyleError or ConfigError for folders that are missing, empty or too small.
     """
     data, seed = config.data, config.training.seed
-    libraries, skipped = _libraries(data, derive(seed, "photos"))
-    styles = _styles(data)
-    width = max(3, len(str(len(libraries) - 1)))
+    libraries, skipped = open_libraries(data, derive(seed, "photos"))
+    styles, count = _styles(data), len(libraries)
+    split = make_partitioner(STYLE_SPLITS, data.style_split, "data.style_split")
+    has = split.styles(count, len(styles), np.random.default_rng(derive(seed, "styles")))
+    roster = Roster.of(config.server, count, seed)
+    width = max(3, len(str(count - 1)))
     devices = []
-    for index, (photos, heldout) in enumerate(libraries):
-        name, file = styles[index % len(styles)]
-        devices.append(Device(f"{index:0{width}d}", photos, heldout, name, file))
+    for index, library in enumerate(libraries):
+        strength, density = _wish(config, index)
+        name, file = styles[has[index]]
+        has_photos = (library.photos, library.heldout, name, file)
+        devices.append(Device(f"{index:0{width}d}", *has_photos, strength, density, roster.role(index), library.kinds))
     return Population(tuple(devices), skipped)
 
 
-def _libraries(data: Data, seed: int) -> tuple[list[tuple[Photos, Photos]], dict[str, int]]:
-    """Training and held-out photos of each client, and what was skipped."""
-    if isinstance(data.photos, tuple):
-        folders = [Path(folder) for folder in data.photos]
-    elif data.photos == "demo":
-        whole = Photos.open(list(demo_photos().values())).checked()
-        return _split(whole, data, seed)
-    elif data.clients:
-        return _split(Photos.open(Path(data.photos)).checked(), data, seed)
-    else:
-        root = Path(data.photos)
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")) if root.is_dir() else [root]
-        if not folders:
-            raise ConfigError(
-                f"data.photos = {data.photos!r} has no sub-folders: set data.clients to split its photos, or make a folder a client"
-            )
-    if data.clients and data.clients != len(folders):
-        raise ConfigError(f"data.clients = {data.clients}, but data.photos lists {len(folders)} folders: leave data.clients out")
-    libraries, skipped = [], dict[str, int]()
-    for number, folder in enumerate(folders):
-        whole = Photos.open(folder).checked()
-        for reason, count in whole.skipped.items():
-            skipped[reason] = skipped.get(reason, 0) + count
-        kept_out = min(data.holdout, len(whole) - 1)
-        order = np.random.default_rng(derive(seed, number)).permutation(len(whole)).tolist()
-        libraries.append((whole.subset(sorted(order[kept_out:])), whole.subset(sorted(order[:kept_out]))))
-    return libraries, skipped
-
-
-def _split(whole: Photos, data: Data, seed: int) -> tuple[list[tuple[Photos, Photos]], dict[str, int]]:
-    clients = data.clients or len(whole) - data.holdout
-    if len(whole) < clients + data.holdout or clients < 1:
-        raise ConfigError(
-            f"data.photos holds {len(whole)} usable photos: too few for data.clients = {clients} and data.holdout = {data.holdout}; "
-            "give more photos, or lower one of them"
-        )
-    order = np.random.default_rng(seed).permutation(len(whole)).tolist()
-    heldout = whole.subset(sorted(order[: data.holdout]))
-    return [(part, heldout) for part in divide(whole.subset(sorted(order[data.holdout :])), clients, seed)], dict(whole.skipped)
+def _wish(config: Config, index: int) -> tuple[int, int]:
+    """A client's style strength and density: those of `[loss]`, or drawn from the ranges of `[data]`, every value as often as any other."""
+    rng, data = np.random.default_rng(derive(config.training.seed, "wish", index)), config.data
+    strength = int(rng.integers(data.strength[0], data.strength[1] + 1)) if data.strength else config.loss.strength
+    density = 4 * int(rng.integers(-(-data.density[0] // 4), data.density[1] // 4 + 1)) if data.density else config.loss.density
+    return strength, density
 
 
 def _styles(data: Data) -> list[tuple[str, Path | None]]:
@@ -230,7 +209,7 @@ class Clients:
                 self._made.move_to_end(partition)
                 return self._made[partition]
             device, config = self.population.devices[partition], self.config
-        style = _look(device.style_image(config.training.seed), config.loss.strength, config.loss.density)
+        style = _look(device.style_image(config.training.seed), device.strength, device.density)
         seed = derive(config.training.seed, "client", partition)
         client = Client(
             self.home(partition),

@@ -56,12 +56,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _fit(kind: Any, value: Any, key: str) -> Any:
     """The value as `kind`, or ConfigError; integers pass as floats, lists as tuples."""
     origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
     if origin is Literal:
         need(value in arguments, key, value, f"choose one of {', '.join(map(str, arguments))}")
         return value
     if origin in (Union, types.UnionType):
-        options = [option for option in arguments if isinstance(value, list) == (get_origin(option) is tuple)]
-        return _fit(options[0], value, key)
+        form = tuple if isinstance(value, list) else Mapping if isinstance(value, dict) else None
+        options = [option for option in arguments if get_origin(option) is form]
+        return _fit((options or arguments)[0], value, key)
     if origin is tuple:
         need(isinstance(value, list), key, value, "give a list")
         return tuple(_fit(arguments[0], item, key) for item in value)

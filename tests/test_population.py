@@ -1,5 +1,6 @@
 import dataclasses
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ from conftest import picture
 from PIL import Image
 
 from fedstyle.base import Base
-from fedstyle.config import Config, Data, Loss, Net, Training
+from fedstyle.config import Config, Data, Loss, Net, Server, Training
 from fedstyle.errors import BaseError, ConfigError, PhotoError, StyleError
 from fedstyle.population import Clients, first_base, plan
+from fedstyle.roster import Role, Roster
 from fedstyle.style import Style
 from fedstyle.training import derive
 
@@ -65,6 +67,108 @@ def test_held_out_photos_are_no_copies_of_training_photos(tmp_path, layout):
             assert not set(trained) & set(judged)
 
 
+def names(photos):
+    return [int(path.stem.removeprefix("photo ")) for path in photos.paths]
+
+
+def test_a_configuration_of_before_there_were_partitioners_gives_the_population_that_it_gave(tmp_path):
+    for seed in range(17):
+        picture(seed).save(tmp_path / f"photo {seed:02d}.png")
+    devices = plan(Config(data=Data(photos=str(tmp_path), clients=5, holdout=2), training=Training(seed=11))).devices
+    # Taken from fedstyle 0.1 at the commit before
+    assert [names(device.photos) for device in devices] == [[4, 7, 10], [3, 11, 13], [6, 9, 12], [0, 5, 16], [2, 8, 14]]
+    assert {tuple(names(device.heldout)) for device in devices} == {(1, 15)}
+    assert [device.style_name for device in devices] == ["mosaic", "waves", "brush", "glass", "woodcut"]
+    assert {(device.strength, device.density, device.role, device.kinds) for device in devices} == {(5, 256, Role.SEEN, ())}
+
+
+SPREADS = [
+    {"photo_split": {"name": "folder", "alpha": 0.1}},
+    {"photo_split": {"name": "content", "clusters": 3}, "amounts": "zipf"},
+    {"amounts": {"name": "lognormal", "sigma": 2.0}, "style_split": "dirichlet"},
+    {"holdout_from": "own", "photo_split": "folder"},
+]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Twelve photos in each of two folders, dark and light, and one beside them."""
+    root = tmp_path_factory.mktemp("labelled")
+    for kind, shade in (("dark", 0.3), ("light", 1.0)):
+        (root / kind).mkdir()
+        for seed in range(12):
+            picture(seed).point(lambda value, shade=shade: int(value * shade)).save(root / kind / f"photo {seed}.png")
+    picture(99).save(root / "photo 99.png")
+    return root
+
+
+@pytest.mark.parametrize("spread", SPREADS, ids=str)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_however_photos_are_spread_none_is_there_twice_and_none_is_lost(labelled, spread, seed):
+    given = config(labelled, photos=".", clients=6, seed=seed, **{"holdout": 2, **spread})
+    population = plan(given)
+    trained = [path for device in population.devices for path in device.photos.paths]
+    judged = [path for device in population.devices for path in device.heldout.paths]
+    assert min(len(device.photos) for device in population.devices) >= 1
+    assert len(set(trained)) == len(trained)
+    assert not set(trained) & set(judged)
+    assert len({*trained, *judged}) == 25
+    assert population == plan(given)
+    for device in population.devices:
+        assert len(device.kinds) in (0, len(device.photos))
+    if spread.get("photo_split") in ("folder", SPREADS[0]["photo_split"]):
+        for device in population.devices:
+            where = [path.parent.name if path.parent != labelled else "" for path in device.photos.paths]
+            assert list(device.kinds) == where
+
+
+def test_with_a_small_alpha_a_client_has_photos_of_one_folder(labelled):
+    def mixed(alpha):
+        population = plan(config(labelled, photos=".", clients=6, holdout=0, photo_split={"name": "folder", "alpha": alpha}))
+        return sum(len(set(device.kinds) & {"dark", "light"}) > 1 for device in population.devices)
+
+    assert mixed(0.01) <= 3  # what no client prefers goes to those that come late
+    assert mixed(1e4) == 6
+
+
+def test_held_out_photos_may_be_each_clients_own(labelled):
+    devices = plan(config(labelled, photos=".", clients=5, holdout=2, holdout_from="own")).devices
+    assert [(len(device.photos), len(device.heldout)) for device in devices] == [(3, 2)] * 5  # 25 photos, 5 each, of which 2 are kept out
+    assert len({path for device in devices for path in device.heldout.paths}) == 10
+    one = plan(config(labelled, photos=".", clients=25, holdout=2, holdout_from="own")).devices[0]
+    assert (len(one.photos), len(one.heldout)) == (1, 0)  # the last photo is for training
+
+
+def test_strength_and_density_are_drawn_for_each_client_from_their_ranges(folders, labelled, tmp_path):
+    given = config(labelled, photos=".", clients=20, strength=(3, 5), density=(66, 77), styles=str(folders / "styles"))
+    devices = plan(given).devices
+    assert {device.strength for device in devices} == {3, 4, 5}
+    assert {device.density for device in devices} == {68, 72, 76}  # the multiples of 4 between
+    looks = [Clients(given, tmp_path)(partition).look for partition in range(3)]
+    assert [(look.strength, look.density) for look in looks] == [(device.strength, device.density) for device in devices[:3]]
+    fewer = plan(config(labelled, photos=".", clients=5, strength=(3, 5), density=(66, 77))).devices
+    assert [(one.strength, one.density) for one in fewer] == [(one.strength, one.density) for one in devices[:5]]
+    fixed = dataclasses.replace(config(folders, clients=2), loss=Loss(strength=7, density=128))
+    assert {(device.strength, device.density) for device in plan(fixed).devices} == {(7, 128)}
+
+
+def test_styles_of_a_dirichlet_are_as_many_as_the_configuration_says(labelled):
+    given = config(labelled, photos=".", clients=20, style_split={"name": "dirichlet", "alpha": 1e-3})
+    assert len({device.style_name for device in plan(given).devices}) == 1
+    even = config(labelled, photos=".", clients=20, style_split={"name": "dirichlet", "alpha": 1e6})
+    counts = Counter(device.style_name for device in plan(even).devices)
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_roles_are_those_of_the_servers_roster(labelled):
+    server = Server(unseen=2, late=3, flaky=1, min_replies=0.5)
+    given = dataclasses.replace(config(labelled, photos=".", clients=10, seed=4), server=server)
+    roster = Roster.of(server, 10, 4)
+    roles = [device.role for device in plan(given).devices]
+    assert roles == [roster.role(partition) for partition in range(10)]
+    assert Counter(roles) == {"unseen": 2, "late": 3, "flaky": 1, "seen": 4}
+
+
 def test_the_plan_is_a_function_of_the_seed(folders):
     assert plan(config(folders, clients=3)) == plan(config(folders, clients=3))
     assert plan(config(folders, clients=3)) != plan(config(folders, clients=3, seed=1))
@@ -109,6 +213,10 @@ def test_a_bad_style_is_an_error_that_names_it_and_never_shifts_the_others(tmp_p
         (StyleError, "does not exist", {"styles": ("nowhere.png",), "clients": 2}),
         (StyleError, "is empty", {"styles": (), "clients": 2}),
         (StyleError, "nowhere is no folder", {"styles": "nowhere", "clients": 2}),
+        (ConfigError, "data.amounts is set, but every folder is a client's own", {"photos": "each", "amounts": "zipf"}),
+        (ConfigError, "data.photo_split is set, but", {"photos": "each", "photo_split": "content"}),
+        (ConfigError, "has no two sub-folders with photos", {"clients": 2, "photo_split": "folder"}),
+        (ConfigError, r"clusters = 8: there are only 6 photos", {"clients": 2, "photo_split": "content"}),
     ],
 )
 def test_what_cannot_be_planned_is_an_error(folders, error, match, data):

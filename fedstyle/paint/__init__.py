@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -141,6 +142,12 @@ def paint(name: str, *, side: int = 512, seed: int = 0) -> Image.Image:
     if name not in PAINTERS:
         near = difflib.get_close_matches(name, PAINTERS, 1, 0)[0]
         raise StyleError(f"no painter is called {name!r}: did you mean {near!r}? There are {', '.join(PAINTERS)}")
+    return _painted(name, side, seed).copy()
+
+
+@functools.lru_cache(maxsize=32)
+def _painted(name: str, side: int, seed: int) -> Image.Image:
+    """Painting takes up to a second, and in a simulation many clients have the same style."""
     painter = PAINTERS[name]
     rng = np.random.default_rng([seed, *name.encode()])
     colours = painter.palettes[seed % len(painter.palettes)].split()

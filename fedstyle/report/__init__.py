@@ -12,7 +12,7 @@ from fedstyle.report.html import Html, join, tag
 from fedstyle.report.page import body, headline
 from fedstyle.report.run import Run, read_run
 
-__all__ = ["render", "write_report"]
+__all__ = ["document", "render", "write_report"]
 
 
 def write_report(run: Path) -> Path:
@@ -30,6 +30,11 @@ def write_report(run: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page of a run, as HTML."""
+    return document(headline(run), body(run))
+
+
+def document(title: str, body: Html) -> str:
+    """A whole page that holds its style and its program, and lets no request out."""
     own = resources.files("fedstyle.report")
     style, script = Html((own / "page.css").read_text()), Html((own / "page.js").read_text())
     # The policy lets no request out, whatever the page comes to hold, and lets no program run but this one.
@@ -43,8 +48,8 @@ def render(run: Run) -> str:
         tag("meta", http_equiv="Content-Security-Policy", content=policy),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{headline(run)} – fedstyle"),
+        tag("title", f"{title} – fedstyle"),
         tag("link", rel="icon", href="data:,"),
         tag("style", style),
     )
-    return join(Html("<!doctype html>\n"), tag("html", head, tag("body", body(run), tag("script", script)), lang="en"), "\n")
+    return join(Html("<!doctype html>\n"), tag("html", head, tag("body", body, tag("script", script)), lang="en"), "\n")

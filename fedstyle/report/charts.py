@@ -127,7 +127,12 @@ def chart(lines: Sequence[Line], about: str, across: str, *, band: Sequence[tupl
 
 def legend(lines: Sequence[Line]) -> Html:
     """The lines' labels with their colours."""
-    return tag("ul", *(tag("li", line.label, class_=f"k{line.colour}") for line in lines if line.points), class_="legend")
+    return legend_of([(line.colour, line.label) for line in lines if line.points])
+
+
+def legend_of(colours: Sequence[tuple[int, str]]) -> Html:
+    """What each colour, by its number, stands for."""
+    return tag("ul", *(tag("li", label, class_=f"k{colour}") for colour, label in colours), class_="legend")
 
 
 def spark(line: Sequence[Point], about: str) -> Html:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedstyle.report.curves import course, learning
 from fedstyle.report.html import Html, join, table, tag
+from fedstyle.report.roles import by_role
 from fedstyle.report.run import Device, Run
 from fedstyle.report.traffic import sent, traffic
 from fedstyle.report.words import NOTHING, amount, change, count, duration, failure, figure, is_number, percent, plural, unpath, verdict
@@ -222,6 +223,7 @@ def _numbers(run: Run) -> Html:
             class_="note",
         ),
         tag("p", BEFORE, class_="note"),
+        by_role(run),
         table("Each device, before and after personalisation", heads, [row(device) for device in run.devices], numbers=4),
     )
 

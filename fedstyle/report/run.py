@@ -78,8 +78,8 @@ class Run:
             return {}
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run; raises ConfigError when the folder holds no finished one, FedstyleError when a file of it is damaged."""
+def read_summary(folder: Path) -> dict[str, Any]:
+    """A finished run's summary; raises ConfigError when the folder holds none, or a damaged one."""
     try:
         summary = json.loads((folder / "summary.json").read_text())
     except OSError:
@@ -91,6 +91,13 @@ def read_run(folder: Path) -> Run:
     clients = summary.get("clients") or []
     if not isinstance(clients, list) or not all(isinstance(facts, dict) for facts in clients):
         raise ConfigError(f"{folder}/summary.json is damaged: its clients are no tables; run again into another folder")
+    return {**summary, "clients": clients}
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run; raises ConfigError when the folder holds no finished one, FedstyleError when a file of it is damaged."""
+    summary = read_summary(folder)
+    clients = summary["clients"]
     side = LARGE if len(clients) <= MANY else SMALL
     devices = tuple(_device(folder, facts, side) for facts in clients)
     config = folder / "config.toml"
