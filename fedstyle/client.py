@@ -1,13 +1,15 @@
 """The client SDK: what runs on a device, next to its photos and style image.
 
-A client's home folder holds all that is private: `private.safetensors` (parameters that are not shared, and the method's memory),
-`losses.jsonl`, `ledger.jsonl` (every byte count and array name that left) and the personal filter.
+A client's home folder holds all that is private: `private.safetensors` (parameters that are not shared, the method's memory, and the last
+update, for a server that asks for it again), `losses.jsonl`, `ledger.jsonl` (every byte count and array name that left) and the personal
+filter.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from fedstyle import params
 from fedstyle.base import Base, build
+from fedstyle.candidates import Source
 from fedstyle.config import Loss, Privacy, Training
 from fedstyle.errors import ParamsError
 from fedstyle.files import append_json
@@ -35,6 +38,8 @@ from fedstyle.training import Content, Progress, Task, choose_device, derive, ev
 
 PREVIEW = 1024
 """The longer side of a checkpoint's validation picture, in pixels."""
+KINDS = ("net/", "memory/", "sent/", "asked")
+"""What `private.safetensors` holds: private parameters, the method's memory, the last update, and the hash of what asked for it."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,13 @@ class Client:
     """A device: its own folder, photos, style image, and the method that it was configured with.
 
     `method` and `loss`/`training` are the device's own choice; a server cannot name them. `home` may be None for a client that keeps
-    nothing, such as one that only personalises. `photos` and `style` may be paths. `folder` is the home as a path.
+    nothing, such as one that only personalises. `photos` may be a folder or a list of files, and `style` a path. They are opened without
+    thumbnails, whatever the home, so that the same photos give the same filter and the same update on every device and in a simulation; an
+    app that rather starts sooner gives `Photos.open(folder, thumbnails=...)`. `folder` is the home as a path.
     """
 
     home: Path | str | None
-    photos: Photos | Path | str
+    photos: Photos | Source
     style: Style | Path | str
     _: KW_ONLY
     method: Method = field(default_factory=lambda: make_method({"name": "fedbn"}))
@@ -65,7 +72,7 @@ class Client:
     def __post_init__(self) -> None:
         """Open photos and style, and find the device that trains."""
         self.folder = Path(self.home) if self.home else None
-        self.library = self.photos if isinstance(self.photos, Photos) else Photos.open(Path(self.photos))
+        self.library = self.photos if isinstance(self.photos, Photos) else Photos.open(self.photos)
         self.look = self.style if isinstance(self.style, Style) else Style(self.style)
         self.device = choose_device(self.training.device)
 
@@ -93,18 +100,26 @@ class Client:
         """Train for a round from the base and the private parameters, keep those, and give the update of the shared ones.
 
         `round` seeds the order of the batches; without it, it is the one after the base's. `proximal` is FedProx's mu, as a server asks it.
-        Raises ParamsError when the base does not fit what is kept at home, and any error of photos or training.
+        When the last round is asked for again, with the same base and by a client of the same settings, it gives the same update without
+        training: a server that lost it goes on as if nothing had happened. Raises ParamsError when the base does not fit what is kept at
+        home, and any error of photos or training.
         """
         round = int(base.record.get("round", 0)) + 1 if round is None else round
-        shared, private, memory = self._recall(base)
+        kept = self._read()
+        order = f"{round} {proximal} {base.sha256} {self.method!r} {self.privacy!r} {self.loss!r} {self.training!r}"
+        asked = torch.tensor(list(hashlib.sha256(order.encode()).digest()), dtype=torch.uint8)
+        if kept and torch.equal(kept["asked"].get("", torch.tensor(0)), asked):
+            return Update(kept["sent/"])
+        shared, private, memory = self._recall(base, kept)
         net = build(base.arch, base.padding, params.merge(shared, private))
         task = self.task(derive(self.training.seed, "round", round), proximal, round=round, teaches=base.predicts)
         lines = [{"round": round, **progress.as_dict()} for progress in self.method.fit(net, task, memory)]
         if self.folder:
             append_json(self.folder / "losses.jsonl", *lines)
         new, private = params.split(_weights(net), self.method.shares)
-        self._keep(private, memory)
-        return Update(clip(params.subtract(new, shared), self.privacy.clip if self.privacy else 0.0))
+        update = Update(clip(params.subtract(new, shared), self.privacy.clip if self.privacy else 0.0))
+        self._keep(private, memory, asked, update)
+        return update
 
     def personalize(
         self,
@@ -224,34 +239,45 @@ class Client:
         objective = self._content.objective if self._content else self.objective()
         model = self.predict(model) if isinstance(model, Base) else model
         net = build(model.arch, model.padding, model.weights).to(self.device)
-        return evaluate(net, objective, photos.views(self.training.size, processing=self.training.processing))
+        return evaluate(net, objective, photos.each_view(self.training.size, processing=self.training.processing))
 
-    def _recall(self, base: Base) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    def _recall(
+        self, base: Base, kept: Mapping[str, Mapping[str, Tensor]] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """The base's shared parameters, the private ones (from home, else from the base) and the method's memory."""
         shared, private = params.split(base.weights, self.method.shares)
         private = _plain(private)
-        path = self._kept()
-        if path is None:
+        kept = kept or self._read()
+        if kept is None:
             if base.predicts and private:
                 private = {name: value for name, value in self.predict(base).weights.items() if name in private}
             return shared, private, {}
-        try:
-            state = params.unseal(params.load(path), path)
-        except ParamsError as error:
-            raise ParamsError(f"{error}: remove it to start this client afresh") from None
-        parts = {kind: {k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)} for kind in ("net/", "memory/")}
-        if len(parts["net/"]) + len(parts["memory/"]) != len(state):
-            raise ParamsError(f"{path} holds tensors that fedstyle did not write: remove it to start this client afresh")
-        params.check_alike(parts["net/"], private, f"the private parameters in {path}")
-        return shared, parts["net/"], parts["memory/"]
+        params.check_alike(kept["net/"], private, f"the private parameters in {self._kept()}")
+        return shared, dict(kept["net/"]), dict(kept["memory/"])
 
     def _kept(self) -> Path | None:
         path = self.folder / "private.safetensors" if self.folder else None
         return path if path and path.exists() else None
 
-    def _keep(self, private: params.Params, memory: params.Params) -> None:
+    def _read(self) -> dict[str, dict[str, Tensor]] | None:
+        """What is kept at home, by kind, or None; raises ParamsError when it is damaged."""
+        path = self._kept()
+        if path is None:
+            return None
+        try:
+            state = params.unseal(params.load(path), path)
+        except ParamsError as error:
+            raise ParamsError(f"{error}: remove it to start this client afresh") from None
+        parts = {kind: {k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)} for kind in KINDS}
+        if sum(map(len, parts.values())) != len(state):
+            raise ParamsError(f"{path} holds tensors that fedstyle did not write: remove it to start this client afresh")
+        return parts
+
+    def _keep(self, private: params.Params, memory: params.Params, asked: Tensor, update: Update) -> None:
+        """One file, so that the state after a round and the update that it gave are never of two rounds."""
         if self.folder:
-            state = {f"net/{k}": v for k, v in private.items()} | {f"memory/{k}": v for k, v in memory.items()}
+            parts: dict[str, params.Params] = {"net/": private, "memory/": memory, "sent/": update.delta, "asked": {"": asked}}
+            state = {kind + name: value for kind, part in parts.items() for name, value in part.items()}
             params.save(params.seal(state), self.folder / "private.safetensors")
 
 

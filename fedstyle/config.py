@@ -13,28 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_type_hints
 
 from fedstyle import tables
+from fedstyle.data import Data
 from fedstyle.errors import ConfigError
 from fedstyle.net import ARCHITECTURES, PADDINGS
 from fedstyle.tables import nearest, need, read
 
-
-@dataclass(frozen=True)
-class Data:
-    """Who has which photos and which style image."""
-
-    photos: str | tuple[str, ...] = "demo"
-    """`demo` (photographs that scikit-image carries), a folder, or a list with one folder a client."""
-    clients: int = 0
-    """Split one folder's photos among this many clients; 0 takes each sub-folder of `photos` as one client's."""
-    styles: str | tuple[str, ...] = "painted"
-    """`painted` (fedstyle's own generators), a folder of images, or a list of images; client i takes the i-th, round and round."""
-    holdout: int = 1
-    """Photos kept out of training, to judge filters on: of the whole when one folder is split, of each client's own otherwise."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        need(self.clients >= 0, "data.clients", self.clients, "give a number of clients, or 0 for one client a sub-folder")
-        need(self.holdout >= 0, "data.holdout", self.holdout, "give 0 or more photos")
+__all__ = ["Config", "Data", "Export", "Loss", "Net", "Privacy", "Server", "Training"]
 
 
 @dataclass(frozen=True)
@@ -140,14 +124,32 @@ PROCESSING = ("scale-fill", "scale-fit", "centre-crop")
 
 @dataclass(frozen=True)
 class Privacy:
-    """What is done to an update before it leaves; the allow-list of the wire is always on."""
+    """What is done to updates: see SECURITY.md for what that promises. The allow-list of the wire is always on."""
 
     clip: float = 0.0
     """Largest joint L2 norm of a client's whole update; 0 does not clip."""
+    noise: float = 0.0
+    """Noise on a round's sum, once, as a multiple of `clip`: user-level differential privacy (McMahan et al. 2018); 0 adds none."""
+    target_epsilon: float = 0.0
+    """In place of `noise`: as much of it as all rounds of the run need for this epsilon."""
+    delta: float = 0.0
+    """The delta of the promise; 0 takes clients^-1.1."""
+    budget: float = 0.0
+    """The epsilon at which the rounds stop; 0 is none."""
+    sampler: Literal["poisson", "fixed"] = "poisson"
+    """How a private round draws its clients: each with the chance cohort / clients, or a cohort of a fixed size."""
+    reproducible: bool = False
+    """Draw clients and noise from the run's seed, for studies; whoever knows the seed can take the noise off again."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        need(self.clip >= 0, "privacy.clip", self.clip, "give a norm over 0, or 0 for none")
+        for name in ("clip", "noise", "target_epsilon", "budget"):
+            need(getattr(self, name) >= 0, f"privacy.{name}", getattr(self, name), "give a number over 0, or 0 for none")
+        need(0 <= self.delta < 1, "privacy.delta", self.delta, "give a number between 0 and 1, or 0 for clients^-1.1")
+        noisy = self.noise > 0 or self.target_epsilon > 0
+        need(not noisy or self.clip > 0, "privacy.clip", self.clip, "noise is measured in it: give a norm over 0")
+        need(not (self.noise and self.target_epsilon), "privacy.target_epsilon", self.target_epsilon, "it chooses privacy.noise; give one")
+        need(noisy or not (self.budget or self.delta), "privacy.noise", self.noise, "there is no epsilon without noise; give some")
 
 
 @dataclass(frozen=True)
@@ -166,16 +168,33 @@ class Server:
     """Least share of the cohort that must reply; a round with fewer fails the run."""
     timeout: float = 3600.0
     """Seconds that a round waits for replies."""
+    bound: float = 0.0
+    """Largest joint L2 norm of an update that the server takes; a larger one is dropped. 0 takes any."""
     wire: Literal["fp32", "fp16"] = "fp16"
     """Type of the numbers that cross the wire; the server widens them to fp32 before it aggregates."""
     workers: int = 0
     """Clients that train at once, one thread each; 0 is one a core."""
+    unseen: int = 0
+    """Clients that no round asks; they make their filter at the end and are reported apart."""
+    late: int = 0
+    """Clients that rounds ask from `late_round` on."""
+    late_round: int = 2
+    flaky: int = 0
+    """Clients that, when a round asks them, fail with the chance `flaky_rate`: gone before they train, or too late with their reply."""
+    flaky_rate: float = 0.5
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name, least in (("rounds", 0), ("cohort", 0), ("workers", 0)):
-            need(getattr(self, name) >= least, f"server.{name}", getattr(self, name), f"give {least} or more")
+        for name in ("rounds", "cohort", "workers", "unseen", "late", "flaky"):
+            need(getattr(self, name) >= 0, f"server.{name}", getattr(self, name), "give 0 or more")
+        need(self.late_round >= 2, "server.late_round", self.late_round, "give a round from 2 on")
+        joined = not self.late or self.late_round <= self.rounds
+        need(joined, "server.late_round", self.late_round, f"there are {self.rounds} rounds, so late clients would be unseen ones")
+        need(0 <= self.flaky_rate <= 1, "server.flaky_rate", self.flaky_rate, "give a chance from 0 to 1")
+        survives = not self.flaky or self.min_replies < 1
+        need(survives, "server.min_replies", self.min_replies, "flaky clients will miss replies; give the share to go on with, such as 0.5")
         need(0 < self.min_replies <= 1, "server.min_replies", self.min_replies, "give a share over 0 and up to 1")
+        need(self.bound >= 0, "server.bound", self.bound, "give a norm over 0, or 0 for none")
         need(self.timeout > 0, "server.timeout", self.timeout, "give seconds over 0")
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,10 +24,32 @@ def _explain(error: OSError, path: Path) -> OutputError:
     return OutputError(f"cannot write {path}: {error.strerror or error}: choose a folder that you may write to")
 
 
+_UNSYNCED: ContextVar[bool] = ContextVar("unsynced", default=False)
+
+
+@contextlib.contextmanager
+def unsynced() -> Iterator[None]:
+    """Within the block this thread does not wait for the disk: what it writes outlives its process, but perhaps not a loss of power.
+
+    For simulated devices, whose many small files would otherwise take longer than their training. Every file is still whole or absent
+    when the process is killed.
+    """
+    token = _UNSYNCED.set(True)
+    try:
+        yield
+    finally:
+        _UNSYNCED.reset(token)
+
+
+def _sync(handle: int) -> None:
+    if not _UNSYNCED.get():
+        os.fsync(handle)
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        _sync(handle)
     finally:
         os.close(handle)
 
@@ -46,7 +69,7 @@ def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno())
         os.chmod(name, 0o600 if private else 0o644)
         os.replace(name, path)
         _sync_folder(path.parent)
@@ -72,7 +95,7 @@ def append_json(path: Path, *values: Any) -> None:
             lines = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n" for value in values)
             file.write("".join(lines).encode())
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno())
     except OSError as error:
         raise _explain(error, path) from error
 
@@ -110,6 +133,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             raise FedstyleError(f"{path} is damaged: line {number} is no JSON object; remove that line, or make the file again")
         values.append(value)
     return values
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """The last whole object of a file of JSON lines, without reading all of it; None when there is none within the last 4,096 bytes."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            lines = file.read().split(b"\n")[:-1]
+        value = json.loads(lines[-1]) if lines else None
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def sha256(path: Path) -> str:

@@ -339,6 +339,16 @@ def test_stylize_a_folder_goes_on_past_bad_files_and_where_it_stopped(at):
     assert at() == ["library", "new"]
 
 
+def test_stylize_writes_no_result_over_another(at):
+    for place, seed in (("one", 1), ("two", 2)):
+        Path(place).mkdir()
+        picture(seed, (70, 64)).save(Path(place, "a.jpg"))
+    assert fails(call("stylize filter one two --out new"), 2, "one/a.jpg and two/a.jpg would both be written as new/a.jpg")
+    assert fails(call("stylize filter one two/a.jpg --out new"), 2, "would both be written as new/a.jpg")
+    assert at() == ["one", "two"]
+    assert "wrote 1 photos" in call("stylize filter one one/a.jpg --out new").stdout  # named twice, made once
+
+
 def test_stylize_takes_a_size_a_limit_and_a_video(at, monkeypatch):
     from fedstyle import stylising, video
 
@@ -351,7 +361,9 @@ def test_stylize_takes_a_size_a_limit_and_a_video(at, monkeypatch):
         in call("stylize filter photos/0.png --out full.png --full-size").stdout
     )
     picture(1, (1000, 800)).save("large.png")
-    assert fails(call("stylize filter large.png --out new.png --memory 10"), 2, "large.png", "within 10 MB of memory: allow 16 MB")
+    with monkeypatch.context() as patch:
+        patch.setattr("fedstyle.picture._decode", None)  # it is refused before it takes the memory
+        assert fails(call("stylize filter large.png --out new.png --memory 10"), 2, "large.png", "within 10 MB of memory: allow 16 MB")
     made = video.StylizedVideo(Path("new.mp4"), 24, (64, 48), True, 1.25)
     monkeypatch.setattr(video, "stylize_video", lambda *_, **how: made if (how["side"], how["memory"]) == (256, 1000) else None)
     assert call("stylize filter clip.mov --out new.mp4 --side 256").stdout == "wrote new.mp4: 24 frames in 1.2 s, with sound\n"
@@ -521,9 +533,13 @@ def test_simulate_plans_runs_and_never_overwrites(at, monkeypatch):
     Path("run.toml").write_text(RUN)
     plan = call("simulate run.toml --dry-run --set data.clients=1")
     assert plan.exit_code == 0, plan.stderr
-    assert [line.split() for line in plan.stdout.splitlines()] == [
-        ["client", "style", "photos", "held", "out"],
-        ["000", "mosaic", "2", "1"],
+    assert plan.stdout.splitlines() == [
+        "client  role  style   strength  density  photos  held out",
+        "000     seen  mosaic         5       64       2         1",
+        "",
+        "clients   1: 1 seen",
+        "styles    1: as many clients for each, 1",
+        "photos    2: 2 to 2 a client, median 2; 1 held out",
     ]
     done = call("simulate run.toml --out made")
     assert done.exit_code == 0, done.stderr
@@ -535,6 +551,21 @@ def test_simulate_plans_runs_and_never_overwrites(at, monkeypatch):
     assert fails(call("simulate run.toml --out made"), 2, "made", "exists")
     assert fails(call("simulate run.toml"), 2, "--out")
     assert at() == ["made", "run.toml"]
+
+
+def test_a_dry_run_gives_json_and_a_page_and_makes_no_run(at):
+    Path("run.toml").write_text(RUN)
+    shown = call(
+        "simulate run.toml --dry-run --json --out plan.html --set server.unseen=1 --set data.photo_split={name='content',clusters=2}"
+    )
+    assert shown.exit_code == 0, shown.stderr
+    found = json.loads(shown.stdout)
+    assert found["totals"]["roles"] == {"seen": 1, "unseen": 1}
+    assert [sum(one["kinds"].values()) for one in found["clients"]] == [1, 1]
+    assert "2 clients, 2 styles, 2 photos" in Path("plan.html").read_text()
+    assert fails(call("simulate run.toml --dry-run --out plan.html"), 2, "plan.html exists already")
+    assert call("simulate run.toml --dry-run --out folder").exit_code == 0  # the folder of a run is looked at and not made
+    assert at() == ["plan.html", "run.toml"]
 
 
 @pytest.mark.parametrize(

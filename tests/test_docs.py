@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from fedstyle.cli import cli
 
 OPTIONS = {
-    "simulate": "--out --set --dry-run",
+    "simulate": "--out --set --dry-run --json",
     "personalize": "--photos --style --out --base --net --mode --iterations --full --strength --density"
     " --validation --session --seed --json --processing --report",
     "stylize": "--out --side --full-size --memory",

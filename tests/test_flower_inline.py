@@ -15,13 +15,15 @@ import torch
 from fedstyle import params
 from fedstyle.errors import ConfigError, FederationError
 from fedstyle.flower.engine import count_workers, run_federation
+from fedstyle.flower.state import MEMORY, ServerState
+from fedstyle.flower.strategies import STRATEGIES, make_strategy
 from fedstyle.net import is_norm
 
 
-def run(folder, *, clients=None, count=5, done=0, base=None, **server):
+def run(folder, *, clients=None, count=5, after=None, base=None, **server):
     rounds = []
     result = run_federation(
-        fakes.config(**server), base or fakes.small_base(), clients or fakes.Fakes(folder), count, on_round=rounds.append, done=done
+        fakes.config(**server), base or fakes.small_base(), clients or fakes.Fakes(folder), count, on_round=rounds.append, after=after
     )
     return result, rounds
 
@@ -83,13 +85,51 @@ def test_the_ledger_also_holds_the_number_by_which_a_device_says_that_it_is_ther
         assert [line for line in lines if line["kind"] != "update"] == [{"round": 0, "kind": "hello", "bytes": 8}]
 
 
-def test_a_run_that_goes_on_gives_the_base_that_one_run_gives(tmp_path):
-    whole, _ = run(tmp_path / "whole", rounds=3, cohort=3)
-    half, _ = run(tmp_path / "half", rounds=2, cohort=3)
-    rest, rounds = run(tmp_path / "rest", rounds=3, cohort=3, done=2, base=half)
-    assert [now.number for now in rounds] == [3]
+MEMORIES = {
+    "FedAvg": {},
+    "FedAvgM": {"server_learning_rate": 0.5, "server_momentum": 0.9},
+    "FedAdam": {"eta": 0.01},
+    "FedAdagrad": {"eta": 0.01},
+    "FedYogi": {"eta": 0.01},
+}
+
+
+@pytest.mark.parametrize("strategy", MEMORIES)
+def test_a_run_that_goes_on_gives_the_base_that_one_run_gives(tmp_path, strategy):
+    options = {"strategy": strategy, "options": MEMORIES[strategy], "cohort": 3}
+    whole, _ = run(tmp_path / "whole", rounds=4, **options)
+    _, rounds = run(tmp_path / "half", rounds=2, **options)
+    rounds[-1].state.save(tmp_path / "state", {"seconds": 1.5})
+    state, about = ServerState.load(tmp_path / "state")
+    assert (state.round, state.base.record, about) == (2, rounds[-1].base.record, {"seconds": 1.5})
+    assert bool(state.memory) == (strategy != "FedAvg")
+    rest, rounds = run(tmp_path / "rest", rounds=4, after=state, **options)
+    assert [now.number for now in rounds] == [3, 4]
     assert rest.sha256 == whole.sha256
-    assert run(tmp_path / "none", rounds=3, done=3, base=rest)[0] is rest
+    if strategy != "FedAvg":  # without its memory it would be another
+        assert run(tmp_path / "lost", rounds=4, after=dataclasses.replace(state, memory={}), **options)[0].sha256 != whole.sha256
+    assert run(tmp_path / "none", rounds=2, after=state, **options)[0] is state.base
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_stock_strategy_remembers_nothing_but_what_is_kept(strategy):
+    """Its arrays themselves aside, which are sent with every round."""
+    count, options = 8, {"server_momentum": 0.9} if strategy == "FedAvgM" else {}
+    made = make_strategy(strategy, options, count)
+    fresh = {key for key, value in vars(made).items() if value is None or isinstance(value, list | dict)}
+    assert fresh <= {*MEMORY, "current_arrays"}
+
+
+def test_a_state_that_is_damaged_or_of_another_strategy_is_said_to_be(tmp_path):
+    _, rounds = run(tmp_path, rounds=1, strategy="FedAdam")
+    state = rounds[0].state
+    with pytest.raises(FederationError, match=r"memory 'm_t' that is not FedAvgM's"):
+        run(tmp_path, after=state, strategy="FedAvgM")
+    state.save(tmp_path / "state", {})
+    whole = (tmp_path / "state").read_bytes()
+    (tmp_path / "state").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(FederationError, match="altered or damaged"):
+        ServerState.load(tmp_path / "state")
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ from conftest import picture
 
 from fedstyle.base import Base
 from fedstyle.client import Client
-from fedstyle.config import Config, Data, Export, Loss, Net, Server, Training
+from fedstyle.config import Config, Data, Export, Loss, Net, Privacy, Server, Training
 from fedstyle.errors import BaseError, ConfigError, FederationError, OutputError
 from fedstyle.filter import Filter
 from fedstyle.params import load
+from fedstyle.privacy.accounting import Mechanism, delta_for, total_epsilon
+from fedstyle.privacy.sampling import Poisson
 from fedstyle.simulate import check, simulate
 from fedstyle.style import Style
 
@@ -231,8 +233,8 @@ def test_density_is_the_one_that_the_style_takes(small_run, tmp_path, recwarn):
     ("place", "error", "filters"),
     [
         ("fedstyle.client.Client.evaluate", RuntimeError("out of memory in /home/anna"), 2),
-        ("fedstyle.simulate._pictures", OSError(28, "No space left on device", "/home/anna"), 3),  # its filter is there all the same
-        ("fedstyle.simulate.verify", ValueError("/home/anna"), 3),
+        ("fedstyle.personalising._pictures", OSError(28, "No space left on device", "/home/anna"), 3),  # its filter is there all the same
+        ("fedstyle.personalising.verify", ValueError("/home/anna"), 3),
     ],
 )
 def test_whatever_breaks_on_one_device_is_noted_there_and_stops_no_other(small_run, tmp_path, monkeypatch, place, error, filters):
@@ -295,6 +297,8 @@ def test_the_folder_may_be_relative(small_run, tmp_path, monkeypatch):
 REAL = """
 import sys
 from fedstyle.config import Config, Data, Export, Net, Server, Training
+from fedstyle.privacy.accounting import Mechanism, delta_for, total_epsilon
+from fedstyle.privacy.sampling import Poisson
 from fedstyle.simulate import simulate
 engine, workers, out = sys.argv[1:]
 print(simulate(
@@ -327,3 +331,17 @@ def test_every_engine_and_number_of_workers_gives_the_same_base_of_real_photos(t
         bases[engine, workers] = done.stdout.splitlines()[-1]
         assert (tmp_path / f"{engine}-{workers}/clients/000/losses.jsonl").exists()
     assert len(set(bases.values())) == 1, bases
+
+
+def test_a_private_run_states_its_promise_and_ends_at_its_budget(small_run, tmp_path):
+    # Three clients, all in every round: an epsilon that two rounds of noise 2 keep within and three do not.
+    spent = total_epsilon(((Mechanism(2.0, Poisson(3, 1.0)), 2),), delta_for(3))
+    privacy = Privacy(clip=0.1, noise=2.0, budget=spent * 1.001, reproducible=True)
+    config = dataclasses.replace(small_run, privacy=privacy, server=Server(rounds=4))
+    history = simulate(config, tmp_path / "run")
+    said = history.summary["privacy"]
+    assert len(history.rounds) == history.summary["rounds"] == 2
+    assert said["epsilon"] == pytest.approx(spent)
+    assert (said["delta"], said["clip"], said["simulated"], said["unit"]) == (delta_for(3), 0.1, True, "one user, with all their photos")
+    assert all(client["filter"] for client in history.summary["clients"])
+    assert simulate(small_run, tmp_path / "plain").summary["privacy"] is None

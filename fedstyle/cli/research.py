@@ -1,4 +1,4 @@
-"""What there is: `fedstyle inspect` and `fedstyle methods`."""
+"""What there is: `fedstyle inspect`, `fedstyle methods` and `fedstyle compare`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fedstyle.cli.terminal import FOLDER_OR_FILE, as_json, clean_output, example, say, say_facts, say_json
+from fedstyle.cli.terminal import FOLDER_OR_FILE, as_json, check_free, clean_output, example, plain, say, say_facts, say_json
 
 
 @click.command(epilog=example("fedstyle inspect my_filter"))
@@ -48,4 +48,36 @@ def methods(as_json: bool) -> None:
         say("  fields  " + ", ".join(f"{key} = {value}" for key, value in row["fields"].items()))
 
 
-COMMANDS = (inspect, methods)
+@click.command(epilog=example("fedstyle compare runs/fedavg runs/fedbn --out comparison.html"))
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=FOLDER_OR_FILE)
+@click.option("--out", type=FOLDER_OR_FILE, metavar="FILE", help="Write the table too: .md, .csv, or .html with plots by round and bytes.")
+@as_json
+def compare(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+    """Compare finished runs: losses, who is worse off, bytes, time.
+
+    The loss is that of each client's filter on the photos that judge it: mean and spread over clients, and the mean of the worst
+    tenth. Worse off is the share of clients whose filter is worse than the shared base.
+    """
+    if out:
+        check_free(out)
+    with clean_output():
+        from fedstyle.files import write_bytes
+        from fedstyle.report.comparison import COLUMNS, as_file, cells, unlike
+        from fedstyle.report.comparison import compare as rows_of
+
+        rows = rows_of(runs)
+        if out:
+            write_bytes(out, as_file(out, runs, rows).encode())
+    if as_json:
+        say_json(rows)
+        return
+    lines = [[head for head, _ in COLUMNS.values()], *([plain(cell) for cell in cells(row)] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = [f"{cell:{'<' if k < 3 else '>'}{width}}" for k, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        say("  ".join(padded).rstrip())
+    if differs := unlike(rows):
+        say(f"these runs differ in {' and '.join(differs)}: their losses do not compare")
+
+
+COMMANDS = (inspect, methods, compare)

@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 
 from fedstyle.base import Base
 from fedstyle.errors import ConfigError, FedstyleError, OutputError, ParamsError, PhotoError, StyleError, WireError
-from fedstyle.files import append_json
+from fedstyle.files import append_json, unsynced
 from fedstyle.flower.notes import note_error
 from fedstyle.flower.wire import HELLO, Contract, Failure, sizes, write_failure
 
@@ -55,9 +55,13 @@ class Clients(Protocol):
         """The client; any exception it raises becomes a code."""
 
 
-def client_app(find: Callable[[Context], tuple[Contract, Clients]]) -> ClientApp:
-    """The Flower app of a device; `find` gives its contract, and the clients of the run that the context belongs to."""
+def client_app(find: Callable[[Context], tuple[Contract, Clients]], *, simulated: bool = False) -> ClientApp:
+    """The Flower app of a device; `find` gives its contract, and the clients of the run that the context belongs to.
+
+    A `simulated` device does not wait for the disk: see `files.unsynced`.
+    """
     app = ClientApp()
+    hurry = unsynced if simulated else contextlib.nullcontext
 
     @app.query()
     def hello(message: Message, context: Context) -> Message:
@@ -65,7 +69,7 @@ def client_app(find: Callable[[Context], tuple[Contract, Clients]]) -> ClientApp
         partition = context.node_config.get(PARTITION)
         if not isinstance(partition, int):
             return Message(write_failure(Failure.SETUP), reply_to=message)
-        with contextlib.suppress(Exception):  # what is wrong here is found, and told by a code, in the first round
+        with contextlib.suppress(Exception), hurry():  # what is wrong here is found, and told by a code, in the first round
             append_json(find(context)[1].home(partition) / "ledger.jsonl", {"round": 0, "kind": "hello", "bytes": HELLO_BYTES})
         content = RecordDict({HELLO: ConfigRecord({"partition": partition})})
         return Message(content, reply_to=message)
@@ -73,7 +77,8 @@ def client_app(find: Callable[[Context], tuple[Contract, Clients]]) -> ClientApp
     @app.train()
     def train(message: Message, context: Context) -> Message:
         """Train for a round."""
-        return Message(answer(find, message.content, context), reply_to=message)
+        with hurry():
+            return Message(answer(find, message.content, context), reply_to=message)
 
     return app
 

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from fedstyle import params
 from fedstyle.base import Base
 from fedstyle.errors import FederationError, WireError
 from fedstyle.flower.wire import HELLO, TYPES, Contract, Failure, Order, pack, read_failure, sizes
+from fedstyle.roster import Roster
 
 PATIENCE = 180.0
 """Seconds to wait for the next client to join when a run starts; Ray alone takes 20 for the first on an idle machine."""
@@ -41,9 +42,12 @@ class Traffic:
     bytes_down: int
 
 
-def sample(clients: int, size: int, seed: int, number: int) -> tuple[int, ...]:
-    """The partitions of a round's cohort, sorted: a function of seed and round alone, the same on every engine and Python."""
-    order = sorted(range(clients), key=lambda partition: hashlib.sha256(f"{seed}\0{number}\0{partition}".encode()).digest())
+def sample(there: Iterable[int], size: int, seed: int, number: int) -> tuple[int, ...]:
+    """The partitions of a round's cohort, sorted, at most `size` of those that are `there`.
+
+    A function of these, the seed and the round alone, the same on every engine and Python.
+    """
+    order = sorted(there, key=lambda partition: hashlib.sha256(f"{seed}\0{number}\0{partition}".encode()).digest())
     return tuple(sorted(order[:size]))
 
 
@@ -58,7 +62,13 @@ class Cohort(Grid):
     """A strategy's view of `grid`: the nodes of the round's cohort, and replies in which base + delta stands under the shared names.
 
     `base` gives the values of the parameters that are not shared. `done` rounds went before. `stop` ends the waiting from another thread;
-    `pause` is the time between two looks for replies. Raises FederationError when too few clients join or reply.
+    `pause` is the time between two looks for replies. An update whose joint L2 norm is over `bound` is dropped. `choose` gives a round's
+    clients of those that are there, and `release` makes of their deltas what the strategy gets: one a client, or a single one for all.
+    Raises FederationError when too few clients join or reply.
+
+    By `roster` some clients are not asked in some rounds, and some fail: one that is lost gets no message, and of one that is late the
+    reply is waited for, so that the simulation stays exact, and dropped. Strategy, traffic and `min_replies` see what they see when a
+    device is really gone or late; only no time passes until the deadline.
     """
 
     grid: Grid
@@ -72,6 +82,10 @@ class Cohort(Grid):
     done: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
     pause: float = 0.05
+    roster: Roster = field(default_factory=Roster)
+    bound: float = math.inf
+    choose: Callable[[Sequence[int], int], tuple[int, ...]] | None = None
+    release: Callable[[Mapping[int, params.Params], params.Params], Iterable[params.Params]] = lambda deltas, _: deltas.values()
     traffic: Traffic | None = None
     nodes: dict[int, int] = field(default_factory=dict)
     """The node that holds each partition."""
@@ -113,8 +127,14 @@ class Cohort(Grid):
         self.nodes[partition] = node
 
     def get_node_ids(self) -> Iterable[int]:
-        """The nodes of the next round's cohort, by partition."""
-        return [self.nodes[partition] for partition in sample(self.clients, self.size, self.seed, self.done + 1)]
+        """The nodes of the next round's cohort, by partition; where a strategy gets one delta for all, a node that stands for them."""
+        if self.choose:
+            return [self.nodes[0]]
+        return [self.nodes[partition] for partition in self._draw(self.done + 1)]
+
+    def _draw(self, number: int) -> tuple[int, ...]:
+        there = [partition for partition in range(self.clients) if self.roster.there(partition, number)]
+        return self.choose(there, number) if self.choose else sample(there, self.size, self.seed, number)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:  # noqa: ARG002
         """Do a round: ask the cohort, check every reply, and give the strategy those that hold, by partition.
@@ -125,43 +145,47 @@ class Cohort(Grid):
         if not orders:  # the evaluation that is switched off
             return []
         self.done += 1
-        held = {node: partition for partition, node in self.nodes.items()}
-        asked = dict(sorted((held[message.metadata.dst_node_id], message) for message in orders))
         before = shared_arrays(orders[0].content.array_records["arrays"])
         content = self.contract.write_order(self._order(before, orders[0].content.config_records["config"]))
-        for message in asked.values():
-            message.content = content
-        replies, late = self._exchange(asked, self.timeout)
-        failures = {partition: Failure.LATE if partition in late else Failure.LOST for partition in asked}
-        good, received = {}, 0
+        asked = {partition: Message(content, self.nodes[partition], MessageType.TRAIN) for partition in self._draw(self.done)}
+        fates = {partition: Failure(fate) for partition in asked if (fate := self.roster.fate(partition, self.done))}
+        replies, late = self._exchange({p: message for p, message in asked.items() if fates.get(p) is not Failure.LOST}, self.timeout)
+        failures = {p: fates.get(p, Failure.LATE if p in late else Failure.LOST) for p in asked}
+        deltas: dict[int, dict[str, Tensor]] = {}
+        received = 0
         for partition, reply in sorted(replies.items()):
-            if reply.has_error():  # Flower's own: a dead process or node; its text is not looked at
+            if partition in fates or reply.has_error():  # an error is Flower's own: a dead process or node; its text is not looked at
                 continue
             received += sum(sizes(reply.content).values())
             try:
-                good[partition] = self._accept(reply, before)
+                delta = self.contract.read_delta(reply.content)
+                if self._norm(delta) > self.bound:
+                    failures[partition] = Failure.LARGE
+                    continue
+                deltas[partition] = delta
                 del failures[partition]
             except WireError:
                 failures[partition] = read_failure(reply.content) or Failure.INVALID
         sent = len(asked) * sum(sizes(content).values())
-        self.traffic = Traffic(self.done, tuple(asked), tuple(good), {p: code.value for p, code in failures.items()}, received, sent)
+        self.traffic = Traffic(self.done, tuple(asked), tuple(deltas), {p: code.value for p, code in failures.items()}, received, sent)
         self._check(self.traffic)
-        return list(good.values())
+        return [self._reply(orders[0], params.add(before, delta)) for delta in self.release(deltas, before)]
 
     def _order(self, shared: Mapping[str, Tensor], config: Mapping[str, Any]) -> Order:
         private = {name: value for name, value in self.base.weights.items() if name not in shared}
         base = Base(self.base.arch, self.base.padding, params.merge(private, shared))
         return Order(base, self.done, float(config.get("proximal-mu", 0.0)))
 
-    def _accept(self, reply: Message, before: Mapping[str, Tensor]) -> Message:
-        """The reply as a stock strategy wants it: base + delta, and the same weight for every client."""
-        delta = self.contract.read_delta(reply.content)
-        arrays = pack(params.add(before, delta), TYPES["fp32"])
-        reply.content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})})
-        return reply
+    def _norm(self, delta: params.Params) -> float:
+        return math.sqrt(sum(float(value.double().square().sum()) for value in delta.values())) if self.bound < math.inf else 0.0
+
+    def _reply(self, order: Message, shared: params.Params) -> Message:
+        """A reply as a stock strategy wants it: base + delta, and the same weight for every client."""
+        content = RecordDict({"arrays": pack(shared, TYPES["fp32"]), "metrics": MetricRecord({"num-examples": 1})})
+        return Message(content, reply_to=order)
 
     def _check(self, traffic: Traffic) -> None:
-        least = max(1, math.ceil(self.min_replies * len(traffic.cohort) - 1e-9))
+        least = max(0 if self.choose else 1, math.ceil(self.min_replies * len(traffic.cohort) - 1e-9))  # a draw may be of nobody
         if len(traffic.replied) >= least:
             return
         codes = ", ".join(f"{code} {count}" for code, count in sorted(Counter(traffic.failures.values()).items()))

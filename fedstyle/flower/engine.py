@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid
@@ -14,18 +15,27 @@ from fedstyle.base import Base
 from fedstyle.config import Config, Server
 from fedstyle.flower.client import Clients, client_app
 from fedstyle.flower.inline import run_inline
+from fedstyle.flower.private import Promise, read_ledger
 from fedstyle.flower.ray import check_ray, run_ray
 from fedstyle.flower.server import Round, cohort_size, serve
+from fedstyle.flower.state import ServerState
 from fedstyle.flower.strategies import make_strategy
 from fedstyle.flower.wire import Contract
 from fedstyle.methods import check_match, make_method
 
-__all__ = ["Round", "check_ray", "check_strategy", "count_workers", "run_federation"]
+__all__ = ["Round", "ServerState", "check_ray", "check_server", "count_workers", "privacy_statement", "run_federation"]
 
 
-def check_strategy(server: Server, count: int) -> None:
-    """Raise ConfigError unless `[server]` names a strategy, options and a cohort that fit so many clients."""
-    make_strategy(server.strategy, server.options, cohort_size(server, count))
+def check_server(config: Config, count: int) -> None:
+    """Raise ConfigError unless strategy, options, cohort and privacy fit each other and so many clients."""
+    make_strategy(config.server.strategy, config.server.options, cohort_size(config.server, count))
+    Promise.of(config, count)
+
+
+def privacy_statement(config: Config, count: int, state: ServerState) -> dict[str, Any] | None:
+    """What a run that came to this state promises its users, in words and numbers; None without noise."""
+    promise = Promise.of(config, count)
+    return promise.statement(read_ledger(state.extra)) if promise else None
 
 
 def count_workers(server: Server) -> int:
@@ -41,28 +51,31 @@ def run_federation(
     count: int,
     *,
     on_round: Callable[[Round], None] = lambda _: None,
-    done: int = 0,
+    on_charge: Callable[[ServerState], None] = lambda _: None,
+    after: ServerState | None = None,
     grid: Grid | None = None,
 ) -> Base:
     """Train `base` with `count` clients, partitions 0..count-1, for the rounds of `config.server`, and give the last base.
 
-    The same seed and configuration give the same base, bit for bit, on both engines and for any number of workers. `on_round` is called
-    after each round; `done` rounds went before. With a `grid` the run serves that instead of starting an engine: for a Flower ServerApp,
-    whose clients run elsewhere. Raises ConfigError before anything starts for what cannot be run, and FederationError for a round that
-    cannot go on.
+    The same seed and configuration give the same base, bit for bit, on both engines and for any number of workers, but for a private run
+    that draws its noise from the operating system. `on_round` is called after each round, and `on_charge` before a private one is released
+    (see `server.serve`); a run that goes on `after` an earlier round's state takes that in place of `base`. With a `grid` the run serves
+    that instead of starting an engine: for a Flower ServerApp, whose clients run elsewhere. Raises ConfigError before anything starts for
+    what cannot be run, and FederationError for a round that cannot go on.
     """
-    check_strategy(config.server, count)
+    check_server(config, count)
     method = make_method(config.method)
     check_match(method, config.server.strategy)
     contract = Contract.of(base, method.shares, config.server.wire)
-    run = partial(serve, config=config, base=base, contract=contract, clients=count, on_round=on_round, done=done)
+    run = partial(serve, config=config, base=base, contract=contract, clients=count, on_round=on_round, on_charge=on_charge, after=after)
     if grid is not None:
         return run(grid)
     workers = min(count_workers(config.server), count)
     if config.server.engine == "ray":
-        app = client_app(partial(_kept, uuid.uuid4().hex, contract, clients))
+        app = client_app(partial(_kept, uuid.uuid4().hex, contract, clients), simulated=True)
         return run_ray(app, count, workers, lambda below, stop: run(below, stop=stop))
-    return run_inline(client_app(partial(_given, contract, clients)), count, workers, lambda below: run(below, pause=0.0))
+    app = client_app(partial(_given, contract, clients), simulated=True)
+    return run_inline(app, count, workers, lambda below: run(below, pause=0.0))
 
 
 def _given(contract: Contract, clients: Clients, _: Context) -> tuple[Contract, Clients]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -47,7 +47,8 @@ class InlineGrid(Grid):
             for partition in range(clients)
         }
         self.pool = ThreadPoolExecutor(workers, "client")
-        self.pending: dict[str, Future[Message]] = {}
+        self.ready: dict[str, Message] = {}
+        self.news = threading.Condition()
         self.sent = 0
         self.busy: set[int] = set()
         self.guard = threading.Lock()
@@ -65,16 +66,17 @@ class InlineGrid(Grid):
             self.sent += 1
             names.append(f"{self.sent}")
             message.metadata.__dict__["_message_id"] = names[-1]  # as Flower's own grids do
-            self.pending[names[-1]] = self.pool.submit(self._answer, message)
+            self.pool.submit(self._answer, names[-1], message)
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies that are ready; waits a moment for the first."""
-        asked = {self.pending[name]: name for name in message_ids if name in self.pending}
-        ready, _ = wait(asked, timeout=WAIT, return_when=FIRST_COMPLETED)
-        return [self.pending.pop(asked[future]).result() for future in ready]
+        asked = set(message_ids)
+        with self.news:
+            self.news.wait_for(lambda: not asked.isdisjoint(self.ready), WAIT)
+            return [self.ready.pop(name) for name in asked & self.ready.keys()]
 
-    def _answer(self, message: Message) -> Message:
+    def _answer(self, name: str, message: Message) -> None:
         node, thread = message.metadata.dst_node_id, threading.get_ident()
         with self.guard:
             if self.closed:  # taken from the queue just before that was emptied
@@ -82,12 +84,15 @@ class InlineGrid(Grid):
             self.busy.add(thread)
         try:
             with self.turns[node]:  # a late client ends one round before it begins the next
-                return self.app(message, self.contexts[node])
+                reply = self.app(message, self.contexts[node])
         except Exception:  # noqa: BLE001  as in Flower's engines, an app that raises is an error reply; the text stays here
-            return Message(Error(code=0), reply_to=message)
+            reply = Message(Error(code=0), reply_to=message)
         finally:
             with self.guard:
                 self.busy.discard(thread)
+        with self.news:
+            self.ready[name] = reply
+            self.news.notify()
 
     def close(self) -> None:
         """Stop the workers, in the middle of their work if need be: a thread ends at its next Python instruction."""

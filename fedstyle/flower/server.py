@@ -1,36 +1,48 @@
-"""The server's side of a run: a stock Flower strategy, driven by its own `start`, over a seeded cohort.
+"""The server's side of a run: a stock Flower strategy, driven round by round over a seeded cohort.
 
 Nothing here can open a photo: no module that it imports reaches photos, style images, clients or training.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Context
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from torch import Tensor
 
 from fedstyle import params
 from fedstyle.base import Base
 from fedstyle.config import Config, Server
 from fedstyle.errors import FederationError, FedstyleError, ParamsError
 from fedstyle.flower.cohort import Cohort, Traffic, shared_arrays
+from fedstyle.flower.private import EXTRA, Promise, read_ledger
+from fedstyle.flower.state import ServerState, recall, remind
 from fedstyle.flower.strategies import make_strategy
-from fedstyle.flower.wire import TYPES, Contract, pack
+from fedstyle.flower.wire import Contract
+from fedstyle.roster import Roster
 from fedstyle.tables import need
 
 
 @dataclass(frozen=True)
 class Round(Traffic):
-    """A round that is over: its traffic, the seconds it took, and the base that came of it."""
+    """A round that is over: its traffic, the seconds it took, and the state that it left, which continues the run."""
 
     seconds: float
-    base: Base
+    state: ServerState
+
+    @property
+    def base(self) -> Base:
+        """The base that came of it."""
+        return self.state.base
 
 
 def server_app(run: Callable[[Grid, Mapping[str, Any]], None]) -> ServerApp:
@@ -46,9 +58,11 @@ def server_app(run: Callable[[Grid, Mapping[str, Any]], None]) -> ServerApp:
 
 
 def cohort_size(server: Server, clients: int) -> int:
-    """The clients of a round; raises ConfigError when the configuration asks for more than there are."""
-    need(server.cohort <= clients, "server.cohort", server.cohort, f"there are {clients} clients; 0 takes all")
-    return server.cohort or clients
+    """The clients of the first round; raises ConfigError when the configuration asks for more than there are."""
+    there = clients - server.unseen - server.late
+    where = f"there are {there} clients" + (" that are neither unseen nor late" if there < clients else "")
+    need(server.cohort <= there, "server.cohort", server.cohort, f"{where}; 0 takes all")
+    return server.cohort or there
 
 
 def serve(
@@ -59,52 +73,89 @@ def serve(
     clients: int,
     *,
     on_round: Callable[[Round], None] = lambda _: None,
-    done: int = 0,
+    on_charge: Callable[[ServerState], None] = lambda _: None,
+    after: ServerState | None = None,
     stop: threading.Event | None = None,
     pause: float = 0.05,
 ) -> Base:
     """Run the rounds of `config.server` from `base` over `grid`, and give the last base.
 
-    `on_round` gets every round as it ends, in this thread. A run that goes on after `done` rounds samples the cohorts that it would have
-    sampled; a strategy with a memory of its own (FedAvgM, FedAdam, FedAdagrad, FedYogi) starts that afresh. Raises ConfigError for a
-    strategy or option that cannot be used, FederationError when too few clients join or reply, or the strategy makes no base of them.
+    `on_round` gets every round as it ends, in this thread, before the next one begins. In a private run `on_charge` gets the state before a
+    round with that round charged, to be kept before the round is released; rounds end where one more would pass the budget. A run that goes
+    on `after` an earlier round's state, in place of `base`, asks what an unbroken one would have asked and gives the base that it would
+    have given. Raises ConfigError for a strategy, an option or a promise that cannot be, FederationError when too few clients join or
+    reply, or the strategy makes no base of them.
     """
-    server, size = config.server, cohort_size(config.server, clients)
-    strategy = make_strategy(server.strategy, server.options, size)
-    if done >= server.rounds:
-        return base
-    timing = (server.min_replies, server.timeout, done, stop or threading.Event(), pause)
-    cohort = Cohort(grid, contract, base, clients, size, config.training.seed, *timing)
+    server, size, promise = config.server, cohort_size(config.server, clients), Promise.of(config, clients)
+    strategy = make_strategy(server.strategy, server.options, 1 if promise else size)
+    state = after or ServerState(0, base)
+    if state.round >= server.rounds:
+        return state.base
+    timing = (server.min_replies, server.timeout, state.round, stop or threading.Event(), pause)
+    seed, most = config.training.seed, server.cohort or clients  # all there are may become more
+    bound = server.bound or math.inf
+    cohort = Cohort(grid, contract, state.base, clients, most, seed, *timing, roster=Roster.of(server, clients, seed), bound=bound)
+    run = _Run(strategy, cohort, state, config, promise, on_round, on_charge)
     cohort.gather()
-    record = {**base.record, "strategy": server.strategy, "seed": config.training.seed}
-    last, started, result = ArrayRecord(), time.monotonic(), base
-
-    def finish(_: int, arrays: ArrayRecord) -> None:
-        """Called by the strategy with the arrays that it starts from, and with those of each round."""
-        nonlocal last, started, result
-        traffic = cohort.traffic
-        if traffic is not None:
-            if arrays is last:
-                raise FederationError(f"round {traffic.number}: {server.strategy} made no base of {len(traffic.replied)} replies")
-            shared, private = shared_arrays(arrays), params.split(base.weights, lambda name: name not in contract.shared)[0]
-            result = Base(base.arch, base.padding, params.merge(shared, private), {**record, "round": traffic.number})
-            try:
-                params.check_alike(result.weights, base.weights, f"round {traffic.number}: the base that {server.strategy} made")
-            except ParamsError as error:
-                raise FederationError(f"{error}: try lower rates in [method] or server.options") from None
-            seconds, started = time.monotonic() - started, time.monotonic()
-            on_round(Round(**vars(traffic), seconds=seconds, base=result))
-        last, started = arrays, time.monotonic()
-
-    initial = pack({name: base.weights[name] for name in contract.shared}, TYPES["fp32"])
+    remind(strategy, state.memory, sorted(contract.shared))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # many small sums: threads that wait for each other cost a hundred times what they save
     try:
-        strategy.start(cohort, initial, num_rounds=server.rounds - done, timeout=server.timeout, evaluate_fn=finish)
+        for number in range(state.round + 1, server.rounds + 1):
+            if promise and not promise.allows(read_ledger(run.state.extra)):
+                break
+            run.round(number)
     except FedstyleError:
         raise
     except Exception as error:
         raise FederationError(f"round {cohort.done}: {server.strategy} failed: {error}") from error
     finally:
         torch.set_num_threads(threads)
-    return result
+    return run.state.base
+
+
+@dataclass
+class _Run:
+    """The rounds of a run, and the state after the last of them."""
+
+    strategy: FedAvg
+    cohort: Cohort
+    state: ServerState
+    config: Config
+    promise: Promise | None
+    on_round: Callable[[Round], None]
+    on_charge: Callable[[ServerState], None]
+
+    def __post_init__(self) -> None:
+        """Let the cohort be drawn and summed as promised."""
+        if self.promise:
+            self.cohort.choose, self.cohort.release = self.promise.draw, partial(self._release, self.promise)
+
+    def _release(self, promise: Promise, deltas: Mapping[int, params.Params], like: params.Params) -> list[dict[str, Tensor]]:
+        """The noisy mean, once it is paid for where a crash does not take it back."""
+        ledger = read_ledger(self.state.extra).charge(promise.mechanism)
+        self.state = replace(self.state, extra={**self.state.extra, EXTRA: ledger.to_json()})
+        self.on_charge(self.state)
+        return [promise.mean(deltas.values(), like, self.cohort.done)]
+
+    def round(self, number: int) -> None:
+        """What `Strategy.start` does in a round, with the round's own number also in a run that goes on: FedAdam reckons with it."""
+        started, before, name = time.monotonic(), self.state.base, self.config.server.strategy
+        shared, private = params.split(before.weights, lambda one: one in self.cohort.contract.shared)
+        whole = {**shared, **self.state.arrays}
+        record = ArrayRecord({key: Array(whole[key].numpy()) for key in sorted(whole)})
+        replies = self.cohort.send_and_receive(self.strategy.configure_train(number, record, ConfigRecord(), self.cohort))
+        arrays, _ = self.strategy.aggregate_train(number, replies)
+        traffic = self.cohort.traffic
+        assert traffic is not None  # the cohort did a round
+        if arrays is None:
+            raise FederationError(f"round {number}: {name} made no base of {len(traffic.replied)} replies")
+        about = {**before.record, "strategy": name, "seed": self.config.training.seed, "round": number}
+        base = Base(before.arch, before.padding, params.merge(shared_arrays(arrays), private), about)
+        try:
+            params.check_alike(base.weights, before.weights, f"round {number}: the base that {name} made")
+        except ParamsError as error:
+            raise FederationError(f"{error}: try lower rates in [method] or server.options") from None
+        others = {key: torch.from_numpy(array.numpy().copy()) for key, array in arrays.items() if array.dtype != "float32"}
+        self.state = ServerState(number, base, others, recall(self.strategy, list(arrays)), self.state.extra)
+        self.on_round(Round(**vars(traffic), seconds=time.monotonic() - started, state=self.state))

@@ -36,7 +36,7 @@ TYPES: dict[str, Kind] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
 
 
 class Failure(StrEnum):
-    """Why a client has no part in a round; the last three are the server's own finding and never cross."""
+    """Why a client has no part in a round; the last four are the server's own finding and never cross."""
 
     SETUP = "setup"
     PHOTOS = "photos"
@@ -61,13 +61,15 @@ class Failure(StrEnum):
     """More rounds or bytes a day than the device gives."""
     INVALID = "invalid"
     """The reply breaks the contract."""
+    LARGE = "large"
+    """The update is larger than the server's bound."""
     LOST = "lost"
     """The device, or the process that stood for it, is gone."""
     LATE = "late"
     """No reply in time."""
 
 
-_FOUND = (Failure.INVALID, Failure.LOST, Failure.LATE)
+_FOUND = (Failure.INVALID, Failure.LARGE, Failure.LOST, Failure.LATE)
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Contract:
         number, proximal = facts.get("round"), facts.get("proximal")
         if type(number) is not int or number < 1 or not isinstance(proximal, float) or not 0 <= proximal < math.inf:
             raise WireError("the server's message has no usable round number and proximal factor")
+        if len(facts) > 2:
+            raise WireError("the server's message asks for more than a round number and a proximal factor")
         weights = unpack(content.array_records.get(BASE), self.shapes, TYPES["fp32"], "the server's base")
         return Order(Base(self.arch, self.padding, weights, {"round": number - 1}), number, proximal)
 
