@@ -13,7 +13,7 @@ from fedstyle import Base, Config, Filter, params
 from fedstyle.perceptual import tiny_network
 
 SIMULATION = Path(__file__).parents[1] / "simulation"
-OTHER = ("predefined.toml", "pyproject.toml", "splits.toml", "stages.toml")
+OTHER = ("predefined.toml", "pyproject.toml", "splits.toml", "stages.toml", "study.toml")
 """TOML files that configure no run."""
 RUNS = sorted(path for path in SIMULATION.rglob("*.toml") if path.name not in OTHER)
 
