@@ -35,25 +35,30 @@ def build(arch: str, padding: str, weights: params.Params) -> TransformNet:
         raise ParamsError(f"the tensors are no {arch} network: 'down1.conv.weight' is missing")
     width = first.shape[0] // (2 if arch == "cnnLite" else 1) or 1
     centre = weights.get(f"{PREFIX}centre")
-    net = _twin(_blank(str(arch), str(padding), width, 0 if centre is None else len(centre)))
-    params.check_alike(weights, dict(net.named_parameters()), f"the {arch} network")
-    net.load_state_dict({name: value.detach().float().clone() for name, value in weights.items()}, assign=True)
-    return net
+    blank, own = _blank(str(arch), str(padding), width, 0 if centre is None else len(centre))
+    params.check_alike(weights, own, f"the {arch} network")
+    return _filled(blank, {name: value.detach().float().clone() for name, value in weights.items()})
 
 
 @functools.lru_cache(maxsize=16)
-def _blank(arch: str, padding: str, width: int, code: int) -> TransformNet:
-    """A network without weights, to make others from: to construct its layers takes longer than to fill them."""
+def _blank(arch: str, padding: str, width: int, code: int) -> tuple[TransformNet, dict[str, nn.Parameter]]:
+    """A network without weights, to make others from, and its parameters by name: to construct layers takes longer than to fill them."""
     with torch.device("meta"):
-        return PredictiveNet(arch, padding, width=width, code=code) if code else TransformNet(arch, padding, width=width)
+        net = PredictiveNet(arch, padding, width=width, code=code) if code else TransformNet(arch, padding, width=width)
+    return net, dict(net.named_parameters())
 
 
-def _twin(module: M) -> M:
-    """A copy of a module that shares nothing with it but the tensors."""
-    twin = module.__new__(type(module))
-    twin.__dict__ = {key: value.copy() if isinstance(value, dict | set) else value for key, value in module.__dict__.items()}
-    twin._modules = {name: child and _twin(child) for name, child in module._modules.items()}
-    return twin
+def _filled(module: M, weights: params.Params, prefix: str = "") -> M:
+    """A copy of a module that has these weights, by the names under `prefix`, and shares nothing with it."""
+    made = module.__new__(type(module))
+    made.__dict__ = {key: value.copy() if isinstance(value, dict | set) else value for key, value in module.__dict__.items()}
+    for name, value in module._parameters.items():
+        if value is not None:
+            made._parameters[name] = nn.Parameter(weights[prefix + name], requires_grad=value.requires_grad)
+    for name, child in module._modules.items():
+        if child is not None:
+            made._modules[name] = _filled(child, weights, f"{prefix}{name}.")
+    return made
 
 
 @dataclass(frozen=True)

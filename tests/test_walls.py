@@ -19,6 +19,7 @@ LAZY = {
     "onnxruntime",
     "onnxscript",
     "playwright",
+    "tensorboard",
     "ray",
     "skimage",
     "torchvision",
