@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import logging
+import math
 import signal
 import subprocess
 import sys
@@ -292,3 +293,16 @@ def test_an_interrupt_stops_promptly(tmp_path):
             process.kill()
     assert "KeyboardInterrupt" in errors
     assert process.returncode != 0
+
+
+def test_an_update_over_the_servers_bound_is_dropped_and_named(tmp_path):
+    norms = [
+        math.sqrt(sum(float(v.double().square().sum()) for v in fakes.Trainee(k).fit_alone(fakes.small_base(), 1).values()))
+        for k in range(4)
+    ]
+    between = sorted(norms)[2] * 1.001  # three of the four hold; fp16 moves a norm by less than a thousandth
+    largest = norms.index(max(norms))
+    rounds = []
+    config = fakes.config(rounds=1, bound=between, min_replies=0.5)
+    run_federation(config, fakes.small_base(), fakes.Fakes(tmp_path), 4, on_round=rounds.append)
+    assert (rounds[0].failures, len(rounds[0].replied)) == ({largest: "large"}, 3)

@@ -344,4 +344,8 @@ def test_a_private_run_states_its_promise_and_ends_at_its_budget(small_run, tmp_
     assert said["epsilon"] == pytest.approx(spent)
     assert (said["delta"], said["clip"], said["simulated"], said["unit"]) == (delta_for(3), 0.1, True, "one user, with all their photos")
     assert all(client["filter"] for client in history.summary["clients"])
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "one user, with all their photos" in page
+    assert "each of 3 users with a chance of 1" in page
     assert simulate(small_run, tmp_path / "plain").summary["privacy"] is None
+    assert "What is promised" not in (tmp_path / "plain" / "report.html").read_text()

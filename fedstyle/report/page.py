@@ -10,6 +10,7 @@ from typing import Any
 
 from fedstyle.report.curves import course, learning
 from fedstyle.report.html import Html, join, table, tag
+from fedstyle.report.promise import promised
 from fedstyle.report.roles import by_role
 from fedstyle.report.run import Device, Run
 from fedstyle.report.traffic import sent, traffic
@@ -245,6 +246,7 @@ def _about(run: Run) -> Html:
         items.append(("Base", tag("code", digest)))
     versions: list[list[object]] = [[str(name), str(value)] for name, value in sorted((summary.get("versions") or {}).items())]
     parts = [tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in items))]
+    parts += [part for part in [promised(run)] if part]
     again = "fedstyle simulate config.toml --out ANOTHER-FOLDER"
     parts.append(_fold("Run it again", tag("p", "In this run's folder:"), tag("pre", again, tabindex="0")))
     proofs = [

@@ -20,6 +20,7 @@ FAILURES = {
     "disk": "had no room or no right to write to its disk",
     "unknown": "failed for another reason",
     "invalid": "sent a reply that breaks the contract",
+    "large": "sent an update over the server's bound",
     "lost": "was gone before it replied",
     "late": "did not reply in time",
     "ConfigError": "could not set itself up",
