@@ -1,11 +1,11 @@
-# make setup | demo | test | soak | lint | clean
+# make setup | demo | federation | test | soak | lint | clean
 PYTHON ?= python3
 BIN := .venv/bin
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test soak lint clean
+.PHONY: setup demo federation test soak lint clean
 
 setup: .venv/.done
 
@@ -23,6 +23,10 @@ demo: setup
 	@echo "Look at runs/demo/report.html: every device's style, photo and filter."
 	@echo "Each filter is a Core ML model: runs/demo/clients/*/*.mlpackage"
 	@echo "Try one on a photo of yours: $(BIN)/fedstyle stylize runs/demo/clients/000/filter PHOTO.jpg --out stylised.png"
+
+federation: setup
+	@rm -rf runs/federation
+	@$(BIN)/python clients/federation.py rehearse simulation/quickstart/quickstart.toml --out runs/federation --set data.clients=3 --set server.rounds=3
 
 lint: setup
 	$(BIN)/ruff format --check .

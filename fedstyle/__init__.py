@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from fedstyle.export import blend as blend
     from fedstyle.export import pack as pack
     from fedstyle.export import verify as verify
+    from fedstyle.federation import Federation as Federation
     from fedstyle.filter import Filter as Filter
     from fedstyle.job import Job as Job
+    from fedstyle.membership import Membership as Membership
     from fedstyle.personal import ModelParameters as ModelParameters
     from fedstyle.personal import train as train
     from fedstyle.photos import Photos as Photos
+    from fedstyle.rehearsal import rehearse as rehearse
     from fedstyle.session import Checkpoint as Checkpoint
     from fedstyle.session import Session as Session
     from fedstyle.session import SessionParameters as SessionParameters
@@ -42,10 +45,12 @@ _HOMES = {
     "Checkpoint": "session",
     "Client": "client",
     "Config": "config",
+    "Federation": "federation",
     "Filter": "filter",
     "FilterLibrary": "shelf",
     "History": "simulate",
     "Job": "job",
+    "Membership": "membership",
     "ModelParameters": "personal",
     "Pack": "export",
     "Parity": "export",
@@ -61,6 +66,7 @@ _HOMES = {
     "blend": "export",
     "export": "",
     "pack": "export",
+    "rehearse": "rehearsal",
     "simulate": "",
     "stylize": "stylising",
     "stylize_all": "stylising",
@@ -76,10 +82,12 @@ __all__ = [
     "Checkpoint",
     "Client",
     "Config",
+    "Federation",
     "Filter",
     "FilterLibrary",
     "History",
     "Job",
+    "Membership",
     "ModelParameters",
     "Pack",
     "Parity",
@@ -95,6 +103,7 @@ __all__ = [
     "blend",
     "export",
     "pack",
+    "rehearse",
     "simulate",
     "stylize",
     "stylize_all",

@@ -1,7 +1,11 @@
-"""The two Flower apps of a simulation, for `flwr run simulation/app`: the main job, with Flower's own simulation below it.
+"""Flower apps, as an app bundle imports them: a simulation's two, and a federation's two.
 
-Two keys of the run's configuration say what to run: `config`, a TOML of fedstyle, and `out`, the run's folder. Both are absolute, for the
-process that reads them was started in another folder. The clients are made again from that TOML by the number of their partition.
+`server` and `client` are the main job, with Flower's own simulation below it, for `flwr run simulation/app`. Two keys of the run's
+configuration say what to run: `config`, a TOML of fedstyle, and `out`, the run's folder. Both are absolute, for the process that reads them
+was started in another folder. The clients are made again from that TOML by the number of their partition.
+
+`federation` and `device` are those of devices over the network. What they serve, their environment names: see `flower.hosting` and
+`flower.device`. Importing `federation` imports nothing that can open a photo.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Any
 from fedstyle.config import Config
 from fedstyle.errors import ConfigError
 from fedstyle.flower.client import Clients, client_app
+from fedstyle.flower.hosting import host
 from fedstyle.flower.server import server_app
 from fedstyle.flower.wire import Contract
 
@@ -47,3 +52,13 @@ def _clients(path: Path, out: Path) -> tuple[Contract, Clients]:
 
 server = server_app(_serve)
 client = client_app(lambda context: _clients(*_paths(context.run_config)))
+federation = server_app(host)
+
+
+def __getattr__(name: str) -> Any:
+    """The device's app, made when it is asked for: it opens photos, which a server's process must not be able to."""
+    if name != "device":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fedstyle.flower.device import device_app
+
+    return device_app()

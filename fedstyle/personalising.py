@@ -96,7 +96,7 @@ def _personalize(config: Config, clients: Clients, base: Base, partition: int, s
         gain = 1 - losses["after"]["total"] / losses["before"]["total"]
         row |= {"losses": losses, "improvement": gain, "filter": f"clients/{device.id}/filter", "filter_sha256": filter.sha256}
         if partition < MANY:
-            _pictures(home / "pictures", client.look.image, judged.load(0), client.predict(base), filter)
+            pictures(home / "pictures", client.look.image, judged.load(0), client.predict(base), filter)
     except Cancelled:
         raise
     except Exception as error:  # noqa: BLE001  whatever went wrong on one device, the run goes on and says so
@@ -127,7 +127,7 @@ def _failed(home: Path, stage: str, error: Exception) -> str:
     return code
 
 
-def _pictures(folder: Path, style: Image.Image, photo: Image.Image, base: Filter, filter: Filter) -> None:
+def pictures(folder: Path, style: Image.Image, photo: Image.Image, base: Filter, filter: Filter) -> None:
     """Small pictures of what the report shows, which are those of its first clients."""
     photo.thumbnail((512, 512), Image.Resampling.LANCZOS)
     style = style.copy()

@@ -9,7 +9,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from fedstyle.errors import FederationError, OutputError
-from fedstyle.flower.credentials import AUTHORITY_DAYS, SERVER_DAYS, Authority, expires, make_device_key
+from fedstyle.flower.credentials import (
+    AUTHORITY_DAYS,
+    SERVER_DAYS,
+    Authority,
+    expires,
+    make_device_key,
+    make_operator_key,
+    read_operator,
+    read_operator_key,
+)
 
 
 @pytest.fixture
@@ -101,3 +110,16 @@ def test_issuing_needs_a_host_and_a_key(authority, tmp_path):
     (tmp_path / "authority" / "authority.key").write_text("nonsense")
     with pytest.raises(FederationError, match=r"no usable authority\.key"):
         authority.issue(tmp_path, ["localhost"])
+
+
+def test_an_operators_key_signs_what_its_public_half_checks(tmp_path):
+    public = make_operator_key(tmp_path / "operator")
+    assert public.read_bytes().startswith(b"ssh-ed25519 ")
+    assert stat.S_IMODE((tmp_path / "operator").stat().st_mode) == 0o600
+    read_operator(public).verify(read_operator_key(tmp_path / "operator").sign(b"an order"), b"an order")
+    with pytest.raises(OutputError, match="is not replaced"):
+        make_operator_key(tmp_path / "operator")
+    device = make_device_key(tmp_path / "device")
+    for read, wrong in ((read_operator, device), (read_operator, tmp_path / "none"), (read_operator_key, tmp_path / "device")):
+        with pytest.raises(FederationError, match="holds no operator's"):
+            read(wrong)

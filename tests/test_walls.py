@@ -74,7 +74,9 @@ def test_wall_1_only_the_flower_package_imports_flwr_and_only_what_is_public(pat
     if path.parent != ROOT / "fedstyle" / "flower":
         assert not found
     if path.name == "inline.py":
-        found.discard(("flwr.supercore.task_identity", "TaskIdentity"))  # the one named exception
+        found.discard(("flwr.supercore.task_identity", "TaskIdentity"))  # the first named exception
+    if path.name == "gate.py":  # the second: what starts an app, so that nothing but the installed fedstyle is started
+        found -= {("flwr.supernode.cli.flwr_clientapp", "flwr_clientapp"), ("flwr.superlink.cli.flwr_serverapp", "flwr_serverapp")}
     for module, name in found:
         assert module in PUBLIC, f"{module} is not public"
         assert name is None or not name.startswith("_")
@@ -91,7 +93,7 @@ def test_wall_2_import_fedstyle_is_fast():
     assert min(loaded("import fedstyle")[1] for _ in range(3)) < 0.5
 
 
-@pytest.mark.parametrize("module", ["server", "wire", "cohort", "strategies"])
+@pytest.mark.parametrize("module", ["server", "wire", "cohort", "strategies", "private", "guard", "hosting", "orders", "credentials"])
 def test_wall_3_server_code_cannot_reach_a_photo(module):
     modules, _ = loaded(f"import fedstyle.flower.{module}")
     assert f"fedstyle.flower.{module}" in modules

@@ -1,7 +1,8 @@
-"""What a federation's members prove who they are with: an authority, the SuperLink's certificate, and a key for each device.
+"""What a federation's members prove who they are with: an authority, the SuperLink's certificate, the operator's key and each device's.
 
 The authority's key signs certificates and nothing else: it belongs on a machine that serves nothing. A device holds the authority's
-certificate, so that it talks to this federation's SuperLink alone, and a key of its own, whose public half the operator registers.
+certificate, so that it talks to this federation's SuperLink alone, and a key of its own, whose public half the operator registers. The
+operator's key signs every order of a round (see `orders`): a device that knows its public half obeys no one else who reaches the SuperLink.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedstyle.errors import FederationError, OutputError
@@ -101,6 +102,42 @@ def make_device_key(path: Path) -> Path:
     line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     write_bytes(public, line + b"\n")
     return public
+
+
+def make_operator_key(path: Path) -> Path:
+    """Make an operator's key at `path` (OpenSSH, Ed25519) and its public half beside it, `path`.pub, which every device gets.
+
+    Gives the public file. Raises OutputError where a key stands already.
+    """
+    public = path.with_name(f"{path.name}.pub")
+    _absent(path, public)
+    key = ed25519.Ed25519PrivateKey.generate()
+    write_bytes(path, key.private_bytes(_PEM, serialization.PrivateFormat.OpenSSH, _OPEN), private=True)
+    line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    write_bytes(public, line + b"\n")
+    return public
+
+
+def read_operator_key(path: Path) -> ed25519.Ed25519PrivateKey:
+    """The operator's private key; raises FederationError for a file that holds none."""
+    try:
+        key = serialization.load_ssh_private_key(Path(path).read_bytes(), None)
+    except (OSError, ValueError, TypeError):
+        key = None
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise FederationError(f"{path} holds no operator's key: make one with make_operator_key")
+    return key
+
+
+def read_operator(path: Path) -> ed25519.Ed25519PublicKey:
+    """The public half of an operator's key; raises FederationError for a file that holds none."""
+    try:
+        key = serialization.load_ssh_public_key(Path(path).read_bytes())
+    except (OSError, ValueError, TypeError):
+        key = None
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise FederationError(f"{path} holds no operator's public key: ask the operator for it")
+    return key
 
 
 def expires(certificate: Path) -> datetime.datetime:
