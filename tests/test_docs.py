@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from fedstyle.cli import cli
 
 OPTIONS = {
-    "simulate": "--out --set --dry-run --json",
+    "simulate": "--out --set --dry-run --json --resume --tensorboard",
     "personalize": "--photos --style --out --base --net --mode --iterations --full --strength --density"
     " --validation --session --seed --json --processing --report",
     "stylize": "--out --side --full-size --memory",
@@ -20,6 +20,8 @@ OPTIONS = {
     "evaluate": "--photos --style --features --weights --json",
     "inspect": "--json",
     "methods": "--json",
+    "compare": "--out --json",
+    "audit": "--out --set --json --trials --filters --members --others --photos --canaries",
 }
 """The design's table of commands."""
 

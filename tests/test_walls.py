@@ -21,6 +21,7 @@ LAZY = {
     "playwright",
     "tensorboard",
     "ray",
+    "scipy",
     "skimage",
     "torchvision",
 }

@@ -10,7 +10,7 @@ import click
 
 import fedstyle
 import fedstyle.flower  # sets the switches of flwr and Ray, and imports neither
-from fedstyle.cli import federation, filters, models, personal, research
+from fedstyle.cli import audit, federation, filters, models, personal, research
 from fedstyle.cli.guard import MISTAKE, Commands
 from fedstyle.cli.terminal import example
 
@@ -33,7 +33,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(MISTAKE)
 
 
-for module in (personal, filters, models, federation, research):
+for module in (personal, filters, models, federation, research, audit):
     for command in module.COMMANDS:
         cli.add_command(command)
 

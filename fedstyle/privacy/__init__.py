@@ -6,6 +6,7 @@ sampling                 who takes part
 accounting, ledger       what that promises, what was spent, what may be
 secagg                   the sum of updates, with no single one seen
 shares                   noise for such a sum, added by its clients
+audit                    attacks on what leaves, and checks of what guards it
 """
 
 from __future__ import annotations
