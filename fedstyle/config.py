@@ -140,6 +140,10 @@ class Privacy:
     """How a private round draws its clients: each with the chance cohort / clients, or a cohort of a fixed size."""
     reproducible: bool = False
     """Draw clients and noise from the run's seed, for studies; whoever knows the seed can take the noise off again."""
+    secure: bool = False
+    """Sum updates securely, so that the server learns a round's sum and no single update; clients then add the noise, in shares.
+
+    Just under a third of a round's clients may fall out, and as many may work with the server."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -148,6 +152,7 @@ class Privacy:
         need(0 <= self.delta < 1, "privacy.delta", self.delta, "give a number between 0 and 1, or 0 for clients^-1.1")
         noisy = self.noise > 0 or self.target_epsilon > 0
         need(not noisy or self.clip > 0, "privacy.clip", self.clip, "noise is measured in it: give a norm over 0")
+        need(not self.secure or self.clip > 0, "privacy.clip", self.clip, "secure sums are of clipped updates: give a norm over 0")
         need(not (self.noise and self.target_epsilon), "privacy.target_epsilon", self.target_epsilon, "it chooses privacy.noise; give one")
         need(noisy or not (self.budget or self.delta), "privacy.noise", self.noise, "there is no epsilon without noise; give some")
 

@@ -26,6 +26,7 @@ from fedstyle.errors import FederationError, OutputError
 from fedstyle.files import read_lines, write_bytes
 from fedstyle.methods import check_match, make_method
 from fedstyle.population import first_base
+from fedstyle.tables import need
 
 if TYPE_CHECKING:
     from fedstyle.flower.deployment import Link
@@ -61,6 +62,7 @@ class Federation:
             raise OutputError(f"{made.folder} exists and is not empty: a federation is never overwritten; choose another folder")
         method = make_method(config.method)
         check_match(method, config.server.strategy)
+        need(not config.privacy.secure, "privacy.secure", True, "secure sums run in simulations alone as yet; leave it out")
         base = first_base(config)
         write_bytes(made.folder / "config.toml", config.toml().encode())
         made.certify(hosts, authority=Authority.create(made.folder / "authority"))

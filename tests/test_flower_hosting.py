@@ -1,5 +1,6 @@
 """The server's half and devices' half of a federation over the network, in this process: homes, orders, refusals, and going on."""
 
+import dataclasses
 import json
 import resource
 import subprocess
@@ -12,7 +13,7 @@ from conftest import picture
 from flwr.app import Context, Message, RecordDict
 
 from fedstyle import Base, Membership
-from fedstyle.config import Config, Export, Net, Server, Training
+from fedstyle.config import Config, Export, Net, Privacy, Server, Training
 from fedstyle.errors import ConfigError, FederationError, OutputError
 from fedstyle.federation import Federation
 from fedstyle.files import read_lines
@@ -91,6 +92,8 @@ def test_a_federation_is_founded_once(federation):
     assert not any(".norm" in name for name in roll.shared)
     with pytest.raises(OutputError, match="not empty"):
         Federation.found(config(), folder, ["example.org"])
+    with pytest.raises(ConfigError, match=r"privacy\.secure"):
+        Federation.found(dataclasses.replace(config(), privacy=Privacy(clip=1.0, secure=True)), folder.parent / "other", ["example.org"])
     before = (folder / "link" / "server.crt").read_bytes()
     federation.certify(["example.org"])
     assert (folder / "link" / "server.crt").read_bytes() != before
@@ -201,6 +204,7 @@ def test_a_devices_toml_is_read_strictly(tmp_path, federation):
         (toml.replace("localhost:1", "localhost"), "federation.address = 'localhost': give host:port"),
         (toml.replace('wire = "fp16"', 'wire = "int4"'), "device.wire"),
         (toml.replace("[policy]", '[policy]\nneeds = ["warm"]'), "policy.needs"),
+        (toml + "\n[privacy]\nclip = 1.0\nsecure = true\n", "privacy.secure = True: secure sums run in simulations alone"),
     ):
         (home / "device.toml").write_text(wrong)
         with pytest.raises(ConfigError, match=match):

@@ -169,6 +169,36 @@ def test_a_forged_agreement_is_seen_when_messages_are_signed():
         play.step(4, 10, Agreements((said[10], said[11], forged)).encode(play.terms))
 
 
+def test_without_signatures_four_exchanges_do():
+    play = Play(5, lost={2: [12]})
+    survivors = play.until(3)
+    replies = [(one, device.reveal(play.states[one], survivors)[1]) for one in play.clients]
+    total = server.collect_unmaskings(server.skip_agreements(play.round), replies)
+    assert total.clients == (10, 11, 13, 14)
+    assert total.steps.tolist() == play.expected(total.clients).tolist()
+
+
+def test_an_exchange_that_signatures_need_is_not_left_out():
+    play = Play(5, signed=True)
+    survivors = play.until(3)
+    with pytest.raises(WireError, match="ask for signatures: consent"):
+        device.reveal(play.states[10], survivors)
+    with pytest.raises(FederationError, match="left out only where nobody signs"):
+        server.skip_agreements(play.round)
+    with pytest.raises(FederationError, match="after the masked updates"):
+        server.skip_agreements(Play(5).round)
+
+
+def test_who_reveals_keeps_silent_as_in_two_steps():
+    play = Play(5)
+    play.until(3)
+    with pytest.raises(WireError, match="counts this client as dropped out"):
+        device.reveal(play.states[10], Survivors((11, 12, 13, 14)).encode(play.terms))
+    state, _ = device.reveal(play.states[11], Survivors((10, 11, 12, 13, 14)).encode(play.terms))
+    with pytest.raises(WireError, match="this client has done"):
+        device.reveal(state, Survivors((10, 11, 12, 13)).encode(play.terms))
+
+
 def test_shares_of_both_secrets_of_a_client_are_never_given():
     play = Play(5)
     survivors = play.until(3)

@@ -233,7 +233,7 @@ def test_density_is_the_one_that_the_style_takes(small_run, tmp_path, recwarn):
     ("place", "error", "filters"),
     [
         ("fedstyle.client.Client.evaluate", RuntimeError("out of memory in /home/anna"), 2),
-        ("fedstyle.personalising._pictures", OSError(28, "No space left on device", "/home/anna"), 3),  # its filter is there all the same
+        ("fedstyle.personalising.pictures", OSError(28, "No space left on device", "/home/anna"), 3),  # its filter is there all the same
         ("fedstyle.personalising.verify", ValueError("/home/anna"), 3),
     ],
 )

@@ -94,7 +94,9 @@ def test_wall_2_import_fedstyle_is_fast():
     assert min(loaded("import fedstyle")[1] for _ in range(3)) < 0.5
 
 
-@pytest.mark.parametrize("module", ["server", "wire", "cohort", "strategies", "private", "guard", "hosting", "orders", "credentials"])
+@pytest.mark.parametrize(
+    "module", ["server", "wire", "cohort", "strategies", "private", "guard", "secure", "summing", "hosting", "orders", "credentials"]
+)
 def test_wall_3_server_code_cannot_reach_a_photo(module):
     modules, _ = loaded(f"import fedstyle.flower.{module}")
     assert f"fedstyle.flower.{module}" in modules

@@ -1,5 +1,7 @@
 """The device's side of a run: a Flower ClientApp that trains the client it holds, and lets nothing out but a delta or a code.
 
+Where sums are secure, the delta leaves under masks: see `secure`.
+
 What goes wrong on a device is written to `errors.log` in the client's own home; the server gets a code of `wire.Failure`, never a text.
 `ledger.jsonl` there gets a line for everything that leaves.
 """
@@ -8,18 +10,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedstyle.base import Base
-from fedstyle.errors import ConfigError, FedstyleError, OutputError, ParamsError, PhotoError, StyleError, WireError
+from fedstyle.errors import ConfigError, FederationError, FedstyleError, OutputError, ParamsError, PhotoError, StyleError, WireError
 from fedstyle.files import append_json, unsynced
 from fedstyle.flower.notes import note_error
-from fedstyle.flower.wire import HELLO, Contract, Failure, sizes, write_failure
+from fedstyle.flower.secure import STEPS, Step
+from fedstyle.flower.wire import HELLO, CodedError, Contract, Failure, Order, sizes, write_failure
 
 PARTITION = "partition-id"
 """Where Flower keeps the number of a node's partition in its node_config."""
@@ -83,32 +87,70 @@ def client_app(find: Callable[[Context], tuple[Contract, Clients]], *, simulated
     return app
 
 
+@dataclass
+class _Work:
+    """Where the work on a message stands, for what is said when it fails."""
+
+    home: Path | None = None
+    number: int = 0
+    stage: Failure = Failure.SETUP
+
+
 def answer(find: Callable[[Context], tuple[Contract, Clients]], content: RecordDict, context: Context) -> RecordDict:
-    """The content of the reply to a training message: a delta or a failure, whatever happens."""
+    """The content of the reply to a training message: a delta, a step of a secure sum, or a failure, whatever happens."""
     torch.set_num_threads(1)  # on every engine, so that the same seed gives the same bits; workers fill the cores
-    home, number, stage = None, 0, Failure.SETUP
+    work = _Work()
     try:
         contract, clients = find(context)
         partition = int(context.node_config[PARTITION])
-        home = clients.home(partition)
-        stage = Failure.BASE
-        order = contract.read_order(content)
-        number, stage = order.round, Failure.UNKNOWN
-        update = clients(partition).fit(order.base, round=order.round, proximal=order.proximal)
-        stage = Failure.UPDATE
-        reply = contract.write_delta(update.delta)
-        arrays = sizes(reply)
-        append_json(home / "ledger.jsonl", {"round": number, "kind": "update", "arrays": arrays, "bytes": sum(arrays.values())})
+        work.home = home = clients.home(partition)
+        work.stage = Failure.BASE
+        reply, line = (_step if contract.secure else _update)(contract, clients, partition, content, work)
+        append_json(home / "ledger.jsonl", {"round": work.number, **line})
         return reply
     except (Exception, SystemExit) as error:  # noqa: BLE001  the text of any exception may hold a path or a name
-        code = classify(error, stage)
-        if home is not None:
-            _note(home, number, code, error)
+        code = classify(error, work.stage)
+        if work.home is not None:
+            _note(work.home, work.number, code, error)
         return write_failure(code)
+
+
+def _update(contract: Contract, clients: Clients, partition: int, content: RecordDict, work: _Work) -> tuple[RecordDict, dict[str, Any]]:
+    """Train, and give the reply with the delta, and its line for the ledger."""
+    order = contract.read_order(content)
+    reply = contract.write_delta(_train(clients, partition, order, work).delta)
+    arrays = sizes(reply)
+    return reply, {"kind": "update", "arrays": arrays, "bytes": sum(arrays.values())}
+
+
+def _step(contract: Contract, clients: Clients, partition: int, content: RecordDict, work: _Work) -> tuple[RecordDict, dict[str, Any]]:
+    """Take a step of a secure sum, and give the reply and its line for the ledger."""
+    from fedstyle.flower import masking  # it needs the cryptography package
+
+    step, home = Step.read(content), clients.home(partition)
+    work.number = step.round
+    if step.name != STEPS[0]:
+        work.stage = Failure.ALTERED
+        return masking.go_on(contract, home, content)
+    order, terms = masking.accept(contract, home, partition, content)
+    update = _train(clients, partition, order, work, secure=True)
+    return masking.begin(contract, home, partition, terms, update.delta)
+
+
+def _train(clients: Clients, partition: int, order: Order, work: _Work, *, secure: bool = False) -> Delta:
+    work.number, work.stage = order.round, Failure.UNKNOWN
+    trainee = clients(partition)
+    if getattr(getattr(trainee, "privacy", None), "secure", False) and not secure:
+        raise ConfigError("privacy.secure = true, and this federation does not sum securely: no update leaves this device")
+    update = trainee.fit(order.base, round=order.round, proximal=order.proximal)
+    work.stage = Failure.UPDATE
+    return update
 
 
 def classify(error: BaseException, stage: Failure) -> Failure:
     """The code for an error; where its class says nothing, the stage of the work decides."""
+    if isinstance(error, CodedError):
+        return error.code
     kinds: Mapping[type[BaseException], Failure] = {
         ConfigError: Failure.SETUP,
         PhotoError: Failure.PHOTOS,
@@ -116,6 +158,7 @@ def classify(error: BaseException, stage: Failure) -> Failure:
         WireError: stage,
         ParamsError: Failure.BASE,
         OutputError: Failure.DISK,
+        FederationError: Failure.FEW,
         FedstyleError: Failure.TRAINING if stage is Failure.UNKNOWN else stage,
     }
     return next((code for kind, code in kinds.items() if isinstance(error, kind)), stage)

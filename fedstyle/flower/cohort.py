@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import secrets
 import threading
 import time
 from collections import Counter
@@ -23,7 +24,10 @@ from torch import Tensor
 from fedstyle import params
 from fedstyle.base import Base
 from fedstyle.errors import FederationError, WireError
+from fedstyle.flower.secure import LEAST
 from fedstyle.flower.wire import HELLO, TYPES, Contract, Failure, Order, pack, read_failure, sizes
+from fedstyle.privacy.noise import unflatten
+from fedstyle.privacy.secagg.terms import Terms
 from fedstyle.roster import Roster
 
 PATIENCE = 180.0
@@ -64,7 +68,9 @@ class Cohort(Grid):
     `base` gives the values of the parameters that are not shared. `done` rounds went before. `stop` ends the waiting from another thread;
     `pause` is the time between two looks for replies. An update whose joint L2 norm is over `bound` is dropped. `choose` gives a round's
     clients of those that are there, and `release` makes of their deltas what the strategy gets: one a client, or a single one for all.
-    Raises FederationError when too few clients join or reply.
+    Where the contract asks for secure sums, the strategy gets their mean: the sum over `denominator`, or over the clients in it. `pay` is
+    called before such a sum can be read. A round that draws fewer than three asks nobody then, and moves nothing. Raises FederationError
+    when too few clients join or reply.
 
     By `roster` some clients are not asked in some rounds, and some fail: one that is lost gets no message, and of one that is late the
     reply is waited for, so that the simulation stays exact, and dropped. Strategy, traffic and `min_replies` see what they see when a
@@ -86,6 +92,10 @@ class Cohort(Grid):
     bound: float = math.inf
     choose: Callable[[Sequence[int], int], tuple[int, ...]] | None = None
     release: Callable[[Mapping[int, params.Params], params.Params], Iterable[params.Params]] = lambda deltas, _: deltas.values()
+    pay: Callable[[Terms], None] = lambda _: None
+    denominator: float = 0.0
+    run_name: str = field(default_factory=lambda: secrets.token_hex(16))
+    """A name for secure sums: a run that is taken up again has another, so that devices answer the round that was cut off."""
     traffic: Traffic | None = None
     nodes: dict[int, int] = field(default_factory=dict)
     """The node that holds each partition."""
@@ -128,7 +138,7 @@ class Cohort(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """The nodes of the next round's cohort, by partition; where a strategy gets one delta for all, a node that stands for them."""
-        if self.choose:
+        if self.choose or self.contract.secure:
             return [self.nodes[0]]
         return [self.nodes[partition] for partition in self._draw(self.done + 1)]
 
@@ -146,30 +156,65 @@ class Cohort(Grid):
             return []
         self.done += 1
         before = shared_arrays(orders[0].content.array_records["arrays"])
-        content = self.contract.write_order(self._order(before, orders[0].content.config_records["config"]))
-        asked = {partition: Message(content, self.nodes[partition], MessageType.TRAIN) for partition in self._draw(self.done)}
-        fates = {partition: Failure(fate) for partition in asked if (fate := self.roster.fate(partition, self.done))}
-        replies, late = self._exchange({p: message for p, message in asked.items() if fates.get(p) is not Failure.LOST}, self.timeout)
-        failures = {p: fates.get(p, Failure.LATE if p in late else Failure.LOST) for p in asked}
+        order = self._order(before, orders[0].content.config_records["config"])
+        self.traffic, deltas = (self._sum if self.contract.secure else self._collect)(order, before)
+        return [self._reply(orders[0], params.add(before, delta)) for delta in self.release(deltas, before)]
+
+    def _collect(self, order: Order, _: params.Params) -> tuple[Traffic, dict[int, dict[str, Tensor]]]:
+        """The round's deltas."""
+        content, drawn = self.contract.write_order(order), self._draw(self.done)
+        replies, failures = self._ask(dict.fromkeys(drawn, content), self.timeout, self._fates(drawn))
         deltas: dict[int, dict[str, Tensor]] = {}
-        received = 0
-        for partition, reply in sorted(replies.items()):
-            if partition in fates or reply.has_error():  # an error is Flower's own: a dead process or node; its text is not looked at
-                continue
-            received += sum(sizes(reply.content).values())
+        for partition, reply in replies.items():
             try:
-                delta = self.contract.read_delta(reply.content)
+                delta = self.contract.read_delta(reply)
                 if self._norm(delta) > self.bound:
                     failures[partition] = Failure.LARGE
-                    continue
-                deltas[partition] = delta
-                del failures[partition]
+                else:
+                    deltas[partition] = delta
             except WireError:
-                failures[partition] = read_failure(reply.content) or Failure.INVALID
-        sent = len(asked) * sum(sizes(content).values())
-        self.traffic = Traffic(self.done, tuple(asked), tuple(deltas), {p: code.value for p, code in failures.items()}, received, sent)
-        self._check(self.traffic)
-        return [self._reply(orders[0], params.add(before, delta)) for delta in self.release(deltas, before)]
+                failures[partition] = read_failure(reply) or Failure.INVALID
+        self._need(len(deltas), len(drawn), failures, self._least(len(drawn)))
+        received, sent = sum(sum(sizes(reply).values()) for reply in replies.values()), len(drawn) * sum(sizes(content).values())
+        return self._traffic(drawn, deltas, failures, received, sent), deltas
+
+    def _sum(self, order: Order, before: params.Params) -> tuple[Traffic, dict[int, dict[str, Tensor]]]:
+        """The mean of the round's deltas, by a secure sum, as if it were one client's."""
+        from fedstyle.flower.summing import Summing  # it needs the cryptography package
+
+        drawn, plan = self._draw(self.done), self.contract.secure
+        assert plan is not None  # the caller looked
+        if len(drawn) < LEAST:
+            return self._traffic((), (), {}, 0, 0), {0: {name: torch.zeros_like(value) for name, value in before.items()}}
+        terms = plan.terms(self.run_name, self.done, drawn, self.contract.length)
+        fates, start = self._fates(drawn), time.monotonic()
+
+        def ask(contents: Mapping[int, RecordDict], until: float) -> tuple[dict[int, RecordDict], dict[int, Failure]]:
+            return self._ask(contents, start + until * self.timeout - time.monotonic(), fates)
+
+        least = max(self._least(len(drawn)), terms.threshold)
+        summing = Summing(terms, ask, lambda left, codes, least: self._need(left, len(drawn), codes, least), least)
+        total = summing.total(self.contract.write_order(order), self.pay)
+        mean = unflatten(total.values / (self.denominator or len(total.clients)), before)
+        return self._traffic(drawn, total.clients, summing.failures, summing.received, summing.sent), {0: mean}
+
+    def _fates(self, drawn: Iterable[int]) -> dict[int, Failure]:
+        return {partition: Failure(fate) for partition in drawn if (fate := self.roster.fate(partition, self.done))}
+
+    def _ask(
+        self, contents: Mapping[int, RecordDict], seconds: float, fates: Mapping[int, Failure]
+    ) -> tuple[dict[int, RecordDict], dict[int, Failure]]:
+        """Send each its message; gives the replies by partition, in order, and why the others have none."""
+        messages = {one: Message(content, self.nodes[one], MessageType.TRAIN) for one, content in contents.items()}
+        replies, late = self._exchange({one: message for one, message in messages.items() if fates.get(one) is not Failure.LOST}, seconds)
+        failures = {one: fates.get(one, Failure.LATE if one in late else Failure.LOST) for one in contents}
+        # an error is Flower's own: a dead process or node; its text is not looked at
+        good = {one: reply.content for one, reply in sorted(replies.items()) if one not in fates and not reply.has_error()}
+        return good, {one: code for one, code in failures.items() if one not in good}
+
+    def _traffic(self, drawn: Iterable[int], replied: Iterable[int], failures: Mapping[int, Failure], received: int, sent: int) -> Traffic:
+        codes = {partition: failures[partition].value for partition in sorted(failures)}
+        return Traffic(self.done, tuple(drawn), tuple(replied), codes, received, sent)
 
     def _order(self, shared: Mapping[str, Tensor], config: Mapping[str, Any]) -> Order:
         private = {name: value for name, value in self.base.weights.items() if name not in shared}
@@ -184,14 +229,18 @@ class Cohort(Grid):
         content = RecordDict({"arrays": pack(shared, TYPES["fp32"]), "metrics": MetricRecord({"num-examples": 1})})
         return Message(content, reply_to=order)
 
-    def _check(self, traffic: Traffic) -> None:
-        least = max(0 if self.choose else 1, math.ceil(self.min_replies * len(traffic.cohort) - 1e-9))  # a draw may be of nobody
-        if len(traffic.replied) >= least:
+    def _least(self, asked: int) -> int:
+        return max(0 if self.choose else 1, math.ceil(self.min_replies * asked - 1e-9))  # a draw may be of nobody
+
+    def _need(self, replied: int, asked: int, failures: Mapping[int, Failure], least: int) -> None:
+        """Raise FederationError when fewer clients than `least` are left, with the codes of the others."""
+        if replied >= least:
             return
-        codes = ", ".join(f"{code} {count}" for code, count in sorted(Counter(traffic.failures.values()).items()))
+        codes = ", ".join(f"{code} {count}" for code, count in sorted(Counter(code.value for code in failures.values()).items()))
+        advice = "or lower server.min_replies" if least <= self._least(asked) else "for a secure sum needs so many"
         raise FederationError(
-            f"round {traffic.number}: only {len(traffic.replied)} of {len(traffic.cohort)} clients replied ({codes}), and {least} must: "
-            "see errors.log in those clients' folders, or lower server.min_replies"
+            f"round {self.done}: only {replied} of {asked} clients replied ({codes}), and {least} must: "
+            f"see errors.log in those clients' folders, {advice}"
         )
 
     def _exchange(self, messages: Mapping[int, Message], seconds: float) -> tuple[dict[int, Message], set[int]]:

@@ -99,7 +99,9 @@ class Device:
             for name in ("data", "server"):
                 if name in found:
                     raise ConfigError(f"unknown table [{name}]: it belongs to a run's TOML, and this is a device's")
-            return cls(home, own, tables.read(Place, federation, "federation"), policy, Config._from_tables(found, home))
+            config = Config._from_tables(found, home)
+            need(not config.privacy.secure, "privacy.secure", True, "secure sums run in simulations alone as yet; leave it out")
+            return cls(home, own, tables.read(Place, federation, "federation"), policy, config)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 

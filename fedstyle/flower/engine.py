@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import uuid
 from collections.abc import Callable
@@ -13,10 +14,12 @@ from flwr.serverapp import Grid
 
 from fedstyle.base import Base
 from fedstyle.config import Config, Server
+from fedstyle.errors import ConfigError
 from fedstyle.flower.client import Clients, client_app
 from fedstyle.flower.inline import run_inline
 from fedstyle.flower.private import Promise, read_ledger
 from fedstyle.flower.ray import check_ray, run_ray
+from fedstyle.flower.secure import Plan
 from fedstyle.flower.server import Round, cohort_size, serve
 from fedstyle.flower.state import ServerState
 from fedstyle.flower.strategies import make_strategy
@@ -26,10 +29,11 @@ from fedstyle.methods import check_match, make_method
 __all__ = ["Round", "ServerState", "check_ray", "check_server", "count_workers", "privacy_statement", "run_federation"]
 
 
-def check_server(config: Config, count: int) -> None:
-    """Raise ConfigError unless strategy, options, cohort and privacy fit each other and so many clients."""
-    make_strategy(config.server.strategy, config.server.options, cohort_size(config.server, count))
-    Promise.of(config, count)
+def check_server(config: Config, count: int) -> Plan | None:
+    """The plan of secure sums, if there are to be any; raises ConfigError unless strategy, options, cohort and privacy fit each other."""
+    size = cohort_size(config.server, count)
+    make_strategy(config.server.strategy, config.server.options, size)
+    return Plan.of(config, size, Promise.of(config, count))
 
 
 def privacy_statement(config: Config, count: int, state: ServerState) -> dict[str, Any] | None:
@@ -63,12 +67,14 @@ def run_federation(
     that instead of starting an engine: for a Flower ServerApp, whose clients run elsewhere. Raises ConfigError before anything starts for
     what cannot be run, and FederationError for a round that cannot go on.
     """
-    check_server(config, count)
+    plan = check_server(config, count)
     method = make_method(config.method)
     check_match(method, config.server.strategy)
-    contract = Contract.of(base, method.shares, config.server.wire)
+    contract = dataclasses.replace(Contract.of(base, method.shares, config.server.wire), secure=plan)
     run = partial(serve, config=config, base=base, contract=contract, clients=count, on_round=on_round, on_charge=on_charge, after=after)
     if grid is not None:
+        if plan:
+            raise ConfigError("privacy.secure = true is for the engines inline and ray: run fedstyle simulate, or set it to false")
         return run(grid)
     workers = min(count_workers(config.server), count)
     if config.server.engine == "ray":

@@ -2,6 +2,10 @@
 
 Strategies that average do the same with one reply as with many that are equal to it, so that the strategy sees one client: the cohort.
 In a round the order is: draw who takes part, collect, charge the ledger, keep it on disk, and only then add the noise and release.
+
+Where sums are secure, the clients add the noise in shares (`privacy.shares`), and the order is: draw, collect masked updates, charge, keep,
+and only then unmask the sum. The promise then holds against the server, too, which knows whom it asked: rounds are charged without what
+sampling would save, as if every user took part in each.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import hashlib
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from torch import Tensor
@@ -39,6 +43,8 @@ class Promise:
     budget: Budget | None
     seed: int | None
     """For a simulation that repeats: who knows it can take the noise off again. None draws from the operating system."""
+    secure: bool = False
+    """Whether the sum is a secure one, with noise in shares."""
 
     @classmethod
     def of(cls, config: Config, clients: int) -> Self | None:
@@ -56,13 +62,20 @@ class Promise:
         if isinstance(sampler, Fixed) and server.late:
             raise ConfigError("privacy.sampler = 'fixed' draws from all clients in every round: set server.late = 0, or sample by poisson")
         delta = wishes.delta or delta_for(population)
-        noise = wishes.noise or target_noise(wishes.target_epsilon, sampler, max(1, server.rounds), delta)
+        charged = _unsampled(sampler) if wishes.secure else sampler
+        noise = wishes.noise or target_noise(wishes.target_epsilon, charged, max(1, server.rounds), delta)
         budget = Budget(wishes.budget, delta) if wishes.budget else None
-        promise = cls(Mechanism(noise, sampler), wishes.clip, delta, budget, config.training.seed if wishes.reproducible else None)
+        seed = config.training.seed if wishes.reproducible else None
+        promise = cls(Mechanism(noise, sampler), wishes.clip, delta, budget, seed, wishes.secure)
         if budget:
-            one = Ledger().charge(promise.mechanism).epsilon(delta)
+            one = Ledger().charge(promise.charged).epsilon(delta)
             need(one <= budget.epsilon, "privacy.budget", budget.epsilon, f"one round alone costs {one:.3g}: add noise, or allow more")
         return promise
+
+    @property
+    def charged(self) -> Mechanism:
+        """What a round costs."""
+        return replace(self.mechanism, sampler=_unsampled(self.mechanism.sampler)) if self.secure else self.mechanism
 
     def draw(self, there: Sequence[int], number: int) -> tuple[int, ...]:
         """Who takes part in a round, of those who are there."""
@@ -70,7 +83,7 @@ class Promise:
 
     def allows(self, ledger: Ledger) -> bool:
         """Whether a round more keeps within the budget."""
-        return self.budget is None or self.budget.allows(ledger, self.mechanism)
+        return self.budget is None or self.budget.allows(ledger, self.charged)
 
     def mean(self, updates: Iterable[Params], like: Params, number: int) -> dict[str, Tensor]:
         """The round's release: the noisy sum over the *expected* number of clients, never the number that replied."""
@@ -81,10 +94,20 @@ class Promise:
     def statement(self, ledger: Ledger) -> dict[str, Any]:
         """What a report says of the run: see `privacy.ledger.statement`; `simulated` when the noise follows from a seed."""
         budget = {"budget": self.budget.epsilon} if self.budget else {}
-        return {**statement(ledger, self.delta), "clip": self.clip, "simulated": self.seed is not None, **budget}
+        facts = statement(ledger, self.delta)
+        if self.secure:
+            noise = "with Gaussian noise that clients add in shares"
+            facts["mechanism"] = f"the secure sum of updates clipped to one norm each, {noise}, over a fixed denominator"
+            facts["not covered"] = ["a server that lies, or works with a third of a round's clients or more", *facts["not covered"][1:]]
+        return {**facts, "clip": self.clip, "simulated": self.seed is not None, **budget}
 
     def _seed(self, number: int, what: str) -> int:
         return int.from_bytes(hashlib.sha256(f"{self.seed}\0{number}\0{what}".encode()).digest()[:8])
+
+
+def _unsampled(sampler: Sampler) -> Sampler:
+    """The sampler that takes everybody: what one that is no secret is worth."""
+    return Fixed(sampler.population, sampler.population) if isinstance(sampler, Fixed) else Poisson(sampler.population, 1.0)
 
 
 def read_ledger(extra: Mapping[str, Any]) -> Ledger:

@@ -22,12 +22,14 @@ from torch import Tensor
 from fedstyle import params
 from fedstyle.base import Base
 from fedstyle.config import Config, Server
-from fedstyle.errors import FederationError, FedstyleError, ParamsError
+from fedstyle.errors import ConfigError, FederationError, FedstyleError, ParamsError
 from fedstyle.flower.cohort import Cohort, Traffic, shared_arrays
 from fedstyle.flower.private import EXTRA, Promise, read_ledger
 from fedstyle.flower.state import ServerState, recall, remind
 from fedstyle.flower.strategies import make_strategy
 from fedstyle.flower.wire import Contract
+from fedstyle.privacy.secagg.terms import Terms
+from fedstyle.privacy.shares import multiplier
 from fedstyle.roster import Roster
 from fedstyle.tables import need
 
@@ -87,7 +89,9 @@ def serve(
     reply, or the strategy makes no base of them.
     """
     server, size, promise = config.server, cohort_size(config.server, clients), Promise.of(config, clients)
-    strategy = make_strategy(server.strategy, server.options, 1 if promise else size)
+    if config.privacy.secure and not contract.secure:
+        raise ConfigError("privacy.secure = true is for the engines inline and ray: set it to false for devices over the network")
+    strategy = make_strategy(server.strategy, server.options, 1 if promise or contract.secure else size)
     state = after or ServerState(0, base)
     if state.round >= server.rounds:
         return state.base
@@ -129,13 +133,27 @@ class _Run:
     def __post_init__(self) -> None:
         """Let the cohort be drawn and summed as promised."""
         if self.promise:
-            self.cohort.choose, self.cohort.release = self.promise.draw, partial(self._release, self.promise)
+            self.cohort.choose = self.promise.draw
+            if self.promise.secure:
+                self.cohort.pay, self.cohort.denominator = partial(self._pay_for, self.promise), self.promise.mechanism.sampler.cohort
+            else:
+                self.cohort.release = partial(self._release, self.promise)
 
-    def _release(self, promise: Promise, deltas: Mapping[int, params.Params], like: params.Params) -> list[dict[str, Tensor]]:
-        """The noisy mean, once it is paid for where a crash does not take it back."""
-        ledger = read_ledger(self.state.extra).charge(promise.mechanism)
+    def _pay_for(self, promise: Promise, terms: Terms) -> None:
+        """Charge a secure sum that is about to be unmasked, if its clients add the noise that is charged."""
+        noise, least = multiplier(terms, promise.clip), promise.charged.noise * (1 - 1e-9)  # the same number, rounded another way
+        need(noise >= least, "a secure sum's noise", noise, f"the run promises {least:g}")
+        self._pay(promise)
+
+    def _pay(self, promise: Promise) -> None:
+        """Charge the round where a crash does not take it back."""
+        ledger = read_ledger(self.state.extra).charge(promise.charged)
         self.state = replace(self.state, extra={**self.state.extra, EXTRA: ledger.to_json()})
         self.on_charge(self.state)
+
+    def _release(self, promise: Promise, deltas: Mapping[int, params.Params], like: params.Params) -> list[dict[str, Tensor]]:
+        """The noisy mean, once it is paid for."""
+        self._pay(promise)
         return [promise.mean(deltas.values(), like, self.cohort.done)]
 
     def round(self, number: int) -> None:

@@ -5,6 +5,8 @@ client can start from them; a client that has norms of its own ignores them), th
 shared parameters in the wire type, or one of a few codes. No weight, metric or photo count goes up: every client counts alike. Once a run:
 the partition that a node holds.
 
+Where sums are secure (`secure`), nothing of an update goes up but under masks, and a few keys and shares beside it.
+
 Neither side believes the other: each reads with a contract made from its own configuration.
 """
 
@@ -16,7 +18,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -27,6 +29,9 @@ from torch import Tensor
 from fedstyle import params
 from fedstyle.base import Base
 from fedstyle.errors import ParamsError, WireError
+
+if TYPE_CHECKING:
+    from fedstyle.flower.secure import Plan
 
 BASE, ROUND, DELTA, FAILURE, HELLO = "base", "round", "delta", "failure", "hello"
 """The names of the records in a message."""
@@ -59,6 +64,14 @@ class Failure(StrEnum):
     """A hyper-parameter out of the bounds that the device sets."""
     LIMIT = "limit"
     """More rounds or bytes a day than the device gives."""
+    TERMS = "terms"
+    """Terms of a secure sum that are not those of the device's own configuration."""
+    PHASE = "phase"
+    """A step of a secure sum that is not due."""
+    ALTERED = "altered"
+    """A message of a secure sum that breaks its protocol."""
+    FEW = "few"
+    """Too few clients are left in a secure sum, as the device sees it."""
     INVALID = "invalid"
     """The reply breaks the contract."""
     LARGE = "large"
@@ -70,6 +83,14 @@ class Failure(StrEnum):
 
 
 _FOUND = (Failure.INVALID, Failure.LARGE, Failure.LOST, Failure.LATE)
+
+
+class CodedError(WireError):
+    """A message that the device does not answer, by a code of its own."""
+
+    def __init__(self, code: Failure, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -90,6 +111,8 @@ class Contract:
     shapes: Mapping[str, tuple[int, ...]]
     shared: frozenset[str]
     wire: Literal["fp16", "fp32"] = "fp16"
+    secure: Plan | None = None
+    """How updates are summed securely; a device with a plan sends its update in no other way, and one without never so."""
 
     @classmethod
     def of(cls, base: Base, shares: Callable[[str], bool], wire: Literal["fp16", "fp32"] = "fp16") -> Self:
@@ -115,13 +138,26 @@ class Contract:
         weights = unpack(content.array_records.get(BASE), self.shapes, TYPES["fp32"], "the server's base")
         return Order(Base(self.arch, self.padding, weights, {"round": number - 1}), number, proximal)
 
-    def write_delta(self, delta: params.Params) -> RecordDict:
-        """The message's content for the server; raises WireError unless `delta` is exactly the shared names, finite in the wire type."""
+    @property
+    def length(self) -> int:
+        """The numbers of an update."""
+        return sum(map(self.size, self.shared))
+
+    def size(self, name: str) -> int:
+        """The numbers of a parameter."""
+        return math.prod(self.shapes[name])
+
+    def check_delta(self, delta: params.Params) -> None:
+        """Raise WireError unless `delta` is exactly the shared names, of their shapes and finite."""
         like = {name: torch.empty(self.shapes[name], device="meta") for name in self.shared}
         try:
             params.check_alike(delta, like, "the update")
         except ParamsError as error:
             raise WireError(str(error)) from None
+
+    def write_delta(self, delta: params.Params) -> RecordDict:
+        """The message's content for the server; raises WireError unless `delta` is exactly the shared names, finite in the wire type."""
+        self.check_delta(delta)
         with np.errstate(over="ignore"):
             record = pack(delta, TYPES[self.wire])
         self.read_delta(RecordDict({DELTA: record}))  # fp16 ends at 65,504

@@ -55,8 +55,11 @@ def _left(run: Run, left: Mapping[str, Any]) -> Html:
         return tag("div", tag("h3", "Left the devices"), tag("p", text), class_="crossed")
     share = _share(run, left)
     updates = sum(bool(line.get("arrays")) for device in run.devices for line in device.ledger)
+    masked = any(line.get("masked") for device in run.devices for line in device.ledger)
+    how = "in one row under masks, which come off only in the sum of a round's devices" if masked else "by name"
     items = [
-        f"the change of {plural(len(left), 'array')} of weights, by name{share}: {amount(each)} a round and device",
+        f"the change of {plural(len(left), 'array')} of weights, {how}{share}: {amount(each)} a round and device",
+        *(["in a round, the keys and sealed shares that those masks are made and taken off with"] if masked else []),
         "once, the number that the simulation gave the device",
         "or, when a device fails, one of a few codes and no word more",
         f"in all {amount(run.summary.get('bytes_up'))}, in {plural(updates, 'update')}",
@@ -89,6 +92,12 @@ def _caution(run: Run) -> Html | None:
     if not isinstance(privacy, dict) or not run.history:
         return None
     clip = privacy.get("clip")
+    if privacy.get("secure"):
+        noise = "noise was added by the devices" if any(privacy.get(name) for name in ("noise", "target_epsilon")) else "no noise was added"
+        text = (
+            f"Updates were clipped to a joint norm of {figure(clip)} and summed securely: the server could read their sum and no single one"
+        )
+        return tag("p", f"{text}. {noise.capitalize()}. What the sum itself tells is not hidden by masks.", class_="note")
     done = f"clipped to a joint norm of {figure(clip)}" if is_number(clip) and clip else "not clipped"
     if any(is_number(value) and value for name, value in privacy.items() if "noise" in name):
         return tag("p", f"Updates were {done}, and noise was added; the configuration below holds the figures.", class_="note")

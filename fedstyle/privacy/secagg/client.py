@@ -6,6 +6,8 @@
     state, agreement = consent(state, survivors)          phase 3
     state, unmasking = unmask(state, agreements)          phase 4
 
+Without signatures agreements bind nobody, and `reveal` takes phases 3 and 4 in one: state, unmasking = reveal(state, survivors).
+
 States are values, so a caller can keep them between messages (`State.encode`), on the device and nowhere else: they hold secrets. Keep
 the new state *before* the reply leaves, and never take a step twice from one state: answering two lists of survivors is what unmasks an
 update, and a function of values cannot see that it is asked again. After any error, drop the state and sit the round out.
@@ -189,10 +191,26 @@ def unmask(state: State, content: bytes, identity: keys.Identity | None = None) 
     if any(one != Agreement.to(state.survivors) for one in agreements.values()):
         raise WireError("clients were shown different lists of survivors: the server lies, and this update stays masked")
     _enough(len(agreements), terms, "agreed to the survivors")
+    return State("done", terms, me), _unmasking(state).encode(terms, me, identity)
+
+
+def reveal(state: State, content: bytes) -> tuple[State, bytes]:
+    """Phases 3 and 4 in one, for terms without signatures: check the list of survivors, and give a share of each client's.
+
+    It saves an exchange and no promise: whoever passes on agreements that nobody signed can as well write them.
+    """
+    if state.terms.signed:
+        raise WireError("the terms ask for signatures: consent to the survivors first, and see that the others were shown the same list")
+    agreed, _ = consent(state, content)
+    return State("done", agreed.terms, agreed.me), _unmasking(agreed).encode(agreed.terms, agreed.me)
+
+
+def _unmasking(state: State) -> Unmasking:
+    """Of each client one share, and never the other: of the seed if it stayed, of the mask secret if it did not."""
     width = shamir.WIDTH
     seeds = {one: pair[width:] for one, pair in state.held.items() if one in state.survivors}
     secrets = {one: pair[:width] for one, pair in state.held.items() if one not in state.survivors}
-    return State("done", terms, me), Unmasking(seeds, secrets).encode(terms, me, identity)
+    return Unmasking(seeds, secrets)
 
 
 def _due(state: State, phase: str) -> tuple[Terms, int]:

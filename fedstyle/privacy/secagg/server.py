@@ -7,6 +7,8 @@
     round, agreements = collect_agreements(round, replies)   to all who agreed
     total             = collect_unmaskings(round, replies)   the sum, and who is in it
 
+Without signatures `skip_agreements` takes the place of the fourth, and clients answer the survivors' list with their unmaskings.
+
 Replies are pairs of the client's id, as the transport knows it, and its bytes; they may come from a generator, and masked updates are
 added as they come, so that memory does not grow with the cohort. A bad reply is refused and noted in `refused`, and its client counts as
 dropped out. A second reply of one client is refused; the first counts. When fewer than the threshold are left, a step raises
@@ -128,6 +130,13 @@ def collect_agreements(round: Round, replies: Replies) -> tuple[Round, bytes]:
 
     after, _ = _collect(round, "agreements", Agreement, replies, round.survivors, check)
     return replace(after, step="unmaskings"), Agreements(tuple(taken[one] for one in sorted(taken))).encode(round.terms)
+
+
+def skip_agreements(round: Round) -> Round:
+    """In place of phase 3, for terms without signatures: see `client.reveal`; raises FederationError for terms with them."""
+    if round.terms.signed or round.step != "agreements":
+        raise FederationError("agreements can be left out only where nobody signs them, and after the masked updates")
+    return replace(round, step="unmaskings")
 
 
 def collect_unmaskings(round: Round, replies: Replies) -> Total:

@@ -1,0 +1,91 @@
+"""The server's half of a secure sum: four exchanges with a cohort, and of all updates no more than their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import RecordDict
+
+from fedstyle.errors import FederationError, WireError
+from fedstyle.flower.secure import STEPS, SUM, Step
+from fedstyle.flower.wire import Failure, read_failure, sizes
+from fedstyle.privacy.secagg import server
+from fedstyle.privacy.secagg.server import Round, Total
+from fedstyle.privacy.secagg.terms import Terms
+
+Codes = Mapping[int, Failure]
+Ask = Callable[[Mapping[int, RecordDict], float], tuple[Mapping[int, RecordDict], Codes]]
+"""Sends each client its message, waits until this share of the round's time is over, and gives replies, and why the others have none."""
+UNTIL = dict(zip(STEPS, (0.7, 0.8, 0.9, 1.0), strict=True))
+"""The share of the round's time after which each step is over: most of it is for training."""
+
+
+@dataclass
+class Summing:
+    """A round's secure sum as it goes on: who fell out by what code, and the bytes of its messages."""
+
+    terms: Terms
+    ask: Ask
+    check: Callable[[int, Codes, int], None]
+    """Raises FederationError unless so many clients are left, or at least the third number."""
+    least: int
+    """Updates that must be in the sum."""
+    failures: dict[int, Failure] = field(default_factory=dict)
+    """Why clients have no part in the sum."""
+    received: int = 0
+    sent: int = 0
+
+    def total(self, order: RecordDict, pay: Callable[[Terms], None]) -> Total:
+        """The sum. `pay` is called when it is known whose updates are in it, before anything of it can be read.
+
+        Raises FederationError when fewer clients than are needed come through a step, and when a share was altered.
+        """
+        round, clients = Round(self.terms), self.terms.clients
+        first = Step("advert", self.terms.round, self.terms.encode()).write()
+        opening = RecordDict({**dict(order.items()), **dict(first.items())})
+        round, adverts = self._exchange("advert", dict.fromkeys(clients, opening), round, server.collect_adverts)
+        asked = {one: self._step("shares", adverts) for one in round.adverts}
+        round, deliveries = self._exchange("shares", asked, round, server.collect_shares)
+        asked = {one: self._step("masked", delivery) for one, delivery in deliveries.items()}
+        round, survivors = self._exchange("masked", asked, round, server.collect_masked)
+        pay(self.terms)
+        round = server.skip_agreements(round)
+        asked = {one: self._step("unmasking", survivors) for one in round.survivors}
+        total: Total = self._exchange("unmasking", asked, round, server.collect_unmaskings)
+        return total
+
+    def _step(self, name: str, body: bytes) -> RecordDict:
+        return Step(name, self.terms.round, body).write()
+
+    def _exchange(self, name: str, contents: Mapping[int, RecordDict], round: Round, collect: Callable[..., Any]) -> Any:
+        """Ask for a step, and collect the replies that are one; who falls out of the last is in the sum all the same."""
+        last = name == STEPS[-1]
+        failures, least = ({}, self.terms.threshold) if last else (self.failures, self.least)
+        self.sent += sum(_size(content) for content in contents.values())
+        replies, gone = self.ask(contents, UNTIL[name])
+        failures.update(gone)
+        bodies = {}
+        for client, content in replies.items():
+            try:
+                step = Step.read(content)
+                if (step.name, step.round) != (name, self.terms.round) or set(content) != {SUM}:
+                    raise WireError("the reply is another step's")
+                bodies[client] = step.body
+            except WireError:
+                failures[client] = read_failure(content) or Failure.INVALID
+        self.received += sum(map(len, bodies.values()))
+        self.check(len(bodies), failures, least)
+        try:
+            result = collect(round, bodies.items())
+        except FederationError as error:
+            raise FederationError(f"round {self.terms.round}: {error}") from None
+        refused = {one.client for one in (result if last else result[0]).refused if one.client in bodies}
+        failures.update(dict.fromkeys(refused, Failure.INVALID))
+        self.check(len(bodies) - len(refused), failures, least)
+        return result
+
+
+def _size(content: RecordDict) -> int:
+    return len(Step.read(content).body) + sum(sizes(content).values())
