@@ -33,8 +33,11 @@ class Secrets:
         """The words in the bytes, also in UTF-16, and whether a run of a file's or of pixels' bytes is there."""
         low = blob.lower()
         found = sorted(word.decode() for word in self.words if word.lower() in low or word.decode().lower().encode("utf-16-le") in low)
-        trace = len(blob) >= GRAM and np.isin(_mix(_rows(blob)), self.grams).any()
-        return found + ["bytes of a file or of pixels"] * bool(trace)
+        if len(blob) >= GRAM and len(self.grams):
+            keys = _mix(_rows(blob))
+            places = np.searchsorted(self.grams, keys).clip(max=len(self.grams) - 1)
+            found += ["bytes of a file or of pixels"] * bool((self.grams[places] == keys).any())
+        return found
 
     def search(self, folder: Path, *, names: bool = True) -> dict[str, list[str]]:
         """What was found in each file below a folder, and in its name."""

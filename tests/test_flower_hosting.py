@@ -121,7 +121,7 @@ def test_rounds_run_and_every_device_keeps_the_last_base(federation, tmp_path, m
 def test_a_run_that_failed_goes_on_and_gives_the_base_of_an_unbroken_one(tmp_path, monkeypatch):
     bases = []
     for broken in (False, True):
-        federation = Federation.found(config(), tmp_path / f"{broken}" / "federation", ["example.org"])
+        federation = Federation.found(config(timeout=10.0), tmp_path / f"{broken}" / "federation", ["example.org"])
         homes = [furnish(tmp_path / f"{broken}", number, federation) for number in range(2)]
         if broken:
             calls = []
@@ -204,7 +204,10 @@ def test_a_devices_toml_is_read_strictly(tmp_path, federation):
         (toml.replace("localhost:1", "localhost"), "federation.address = 'localhost': give host:port"),
         (toml.replace('wire = "fp16"', 'wire = "int4"'), "device.wire"),
         (toml.replace("[policy]", '[policy]\nneeds = ["warm"]'), "policy.needs"),
-        (toml + "\n[privacy]\nclip = 1.0\nsecure = true\n", "privacy.secure = True: secure sums run in simulations alone"),
+        (
+            toml.replace("secure = false", "secure = true").replace("clip = 0.0", "clip = 1.0"),
+            "privacy.secure = True: secure sums run in simulations alone",
+        ),
     ):
         (home / "device.toml").write_text(wrong)
         with pytest.raises(ConfigError, match=match):
