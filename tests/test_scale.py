@@ -33,6 +33,7 @@ def measure(folder, clients, cohort, rounds):
 
 
 @needs_proc
+@pytest.mark.soak
 def test_memory_and_disk_of_a_few_clients_are_bounded(tmp_path):
     found = measure(tmp_path, clients=20, cohort=0, rounds=6)
     assert found["homes"] == 20
