@@ -284,6 +284,13 @@ def test_runs_of_every_size_can_be_read(tmp_path, options, words):
         assert "Nothing left a device in this run." in page.text
 
 
+def test_devices_of_a_real_federation_are_not_called_simulated(tmp_path):
+    folder = write_run(tmp_path / "run", clients=2)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"engine": "deployment"}))
+    assert "Two devices learned together" in write_report(folder).read_text()
+
+
 def test_pictures_lose_their_metadata_and_extra_size(tmp_path):
     folder = write_run(tmp_path / "run", clients=1)
     photo = folder / "clients" / "000" / "pictures" / "photo.jpg"

@@ -29,7 +29,8 @@ def headline(run: Run) -> str:
     total, works, rounds = len(run.devices), sum(device.works for device in run.devices), run.summary.get("rounds") or 0
     if not total:
         return "No device took part in this run."
-    who = f"{count(total)} simulated device{'' if total == 1 else 's'}".capitalize()
+    kind = "" if run.summary.get("engine") == "deployment" else "simulated "
+    who = f"{count(total)} {kind}device{'' if total == 1 else 's'}".capitalize()
     learning = f"{count(rounds)} round{'' if rounds == 1 else 's'}"
     if not rounds:
         learned = f"{who} trained without a round of learning together"
