@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -118,14 +119,17 @@ def child(place, folder, killer, pipe):
     os._exit(0)
 
 
-def attempt(place, folder, wait, killer):
-    """Fork a child and kill it after `wait` seconds, if it lives so long; its lines, its seconds of training, and whether it was killed."""
+def attempt(wait, child):
+    """Fork a process for `child`, which gets a pipe to write to, and kill it `wait` seconds after its first line, if it lives so long.
+
+    Gives its lines, the seconds since the first, and whether it was killed.
+    """
     out, into = os.pipe()
     pid = os.fork()
     if not pid:
         try:
             os.close(out)
-            child(place, folder, killer, into)
+            child(into)
         except BaseException as error:  # noqa: BLE001  it must not leave this branch of the fork
             os.write(into, f"e{type(error).__name__} {error}\n".encode())
             os._exit(1)
@@ -164,7 +168,7 @@ def main(place, seed, kills):
     draw = random.Random(seed)
     client, base = make(place)
     whole = client.personalize(base, iterations=ITERATIONS).result().sha256
-    lines, seconds, _ = attempt(place, place / "whole", None, Killer(0, False, draw))
+    lines, seconds, _ = attempt(None, partial(child, place, place / "whole", Killer(0, False, draw)))
     assert starts(lines, "h") == [whole], lines
     writes = int(starts(lines, "w")[0])
     killed = trial = 0
@@ -173,7 +177,7 @@ def main(place, seed, kills):
         folder = place / f"session {trial}"
         while dead:
             way, wait, killer = draw_end(draw, seconds, writes) if killed < kills else ("none", None, Killer(0, False, draw))
-            lines, _, dead = attempt(place, folder, wait, killer)
+            lines, _, dead = attempt(wait, partial(child, place, folder, killer))
             done = [int(line) for line in lines if line.isdigit()]
             row = {"trial": trial, "way": way, "killed": dead, "where": "".join(starts(lines, "d")), "error": "".join(starts(lines, "e"))}
             row["lost"] = last - (done[0] - 1) if done else 0  # iterations that were over and must be done again

@@ -9,15 +9,13 @@ killed as kills.py kills: after a drawn time, before or after a drawn system cal
 import json
 import os
 import random
-import select
 import shutil
-import signal
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
-from kills import Killer, draw_end, starts
+from kills import Killer, attempt, draw_end, starts
 
 from fedstyle.config import Config, Data, Export, Loss, Net, Server, Training
 from fedstyle.flower import engine  # noqa: F401  so that no child has to load it
@@ -59,37 +57,10 @@ def child(place, folder, exports, killer, pipe):
     os._exit(0)
 
 
-def attempt(place, folder, exports, wait, killer):
-    """Fork a child and kill it after `wait` seconds, if it lives so long; its lines, its seconds, and whether it was killed."""
-    out, into = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.close(out)
-            child(place, folder, exports, killer, into)
-        except BaseException as error:  # noqa: BLE001  it must not leave this branch of the fork
-            os.write(into, f"e{type(error).__name__} {error}\n".encode())
-            os._exit(1)
-    os.close(into)
-    said, began = b"", time.monotonic()
-    while True:
-        left = None if wait is None else max(0.0, began + wait - time.monotonic())
-        if not select.select([out], [], [], left)[0]:
-            os.kill(pid, signal.SIGKILL)
-            wait = None
-            continue
-        if not (more := os.read(out, 65536)):
-            break
-        said += more
-    os.close(out)
-    _, status = os.waitpid(pid, 0)
-    return said.decode().splitlines(), time.monotonic() - began, os.WIFSIGNALED(status)
-
-
 def main(place, seed, kills, exports):
     torch.set_num_threads(1)
     draw = random.Random(seed)
-    lines, seconds, _ = attempt(place, place / "whole", exports, None, Killer(0, False, draw))
+    lines, seconds, _ = attempt(None, partial(child, place, place / "whole", exports, Killer(0, False, draw)))
     assert not starts(lines, "e"), lines
     whole, writes = identity(place / "whole"), int(starts(lines, "w")[0])
     killed = trial = 0
@@ -98,7 +69,7 @@ def main(place, seed, kills, exports):
         folder = place / f"run {trial}"
         while dead:
             way, wait, killer = draw_end(draw, seconds, writes) if killed < kills else ("none", None, Killer(0, False, draw))
-            lines, _, dead = attempt(place, folder, exports, wait, killer)
+            lines, _, dead = attempt(wait, partial(child, place, folder, exports, killer))
             stages = starts(lines, "s")
             row = {"trial": trial, "way": way, "killed": dead, "where": "".join(starts(lines, "d")), "error": "".join(starts(lines, "e"))}
             row["stage"] = stages[-1].split()[0] if stages else "start"
