@@ -93,6 +93,15 @@ def tune(
     return descend(net, task, memory, iterations=iterations, **speeds, trains=trains, anchor=anchor)
 
 
+def tune_own(net: nn.Module, task: Task, memory: Memory, iterations: int, pull: float) -> Iterator[Progress]:
+    """Personal training of a second network, which `memory` holds under `own/`, with a pull of strength `pull` to the base in `net`."""
+    if not resumed(memory):
+        keep(memory, START, copied(net))
+        put(net, kept(memory, OWN))
+    keep(memory, OWN, {})
+    yield from tune(net, dataclasses.replace(task, proximal=pull), memory, iterations, anchor=kept(memory, START))
+
+
 def _check_trained(net: nn.Module, trains: Callable[[str], bool]) -> None:
     if not any(trains(name) for name, _ in net.named_parameters()):
         raise ConfigError("the method trains parts that this network does not have: name others in [method]")

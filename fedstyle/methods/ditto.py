@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fedstyle.methods.descent import OWN, RATES, START, Drawer, Memory, Rates, copied, count, keep, kept, put, resumed, train, tune
+from fedstyle.methods.descent import OWN, RATES, Drawer, Memory, Rates, copied, count, keep, kept, put, train, tune_own
 from fedstyle.prediction import is_predictor
 from fedstyle.tables import need
 from fedstyle.training import Progress, Task
@@ -57,8 +57,4 @@ class Ditto:
         full: bool,  # noqa: ARG002  the second network is private as a whole
     ) -> Iterator[Progress]:
         """Descent on the own network, pulled to the base."""
-        if not resumed(memory):
-            keep(memory, START, copied(net))
-            put(net, kept(memory, OWN))
-        keep(memory, OWN, {})
-        yield from tune(net, dataclasses.replace(task, proximal=self.lam), memory, iterations, anchor=kept(memory, START))
+        return tune_own(net, task, memory, iterations, self.lam)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from fedstyle.methods.descent import OWN, RATES, START, Memory, Rates, copied, count, keep, kept, put, resumed, train, tune
+from fedstyle.methods.descent import OWN, RATES, Memory, Rates, copied, count, keep, put, train, tune_own
 from fedstyle.prediction import is_predictor
 from fedstyle.tables import need
 from fedstyle.training import Progress, Task
@@ -66,8 +66,4 @@ class PFedMe:
         full: bool,  # noqa: ARG002  theta is private as a whole
     ) -> Iterator[Progress]:
         """Descent on theta, pulled to the base."""
-        if not resumed(memory):
-            keep(memory, START, copied(net))
-            put(net, kept(memory, OWN))
-        keep(memory, OWN, {})
-        yield from tune(net, dataclasses.replace(task, proximal=self.lam), memory, iterations, anchor=kept(memory, START))
+        return tune_own(net, task, memory, iterations, self.lam)
