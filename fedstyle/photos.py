@@ -32,7 +32,7 @@ from fedstyle.picture import MIN_SIDE, REASONS, UnusableError, look, open_image,
 from fedstyle.quiet import QUIET
 from fedstyle.thumbnails import Thumbnails
 
-__all__ = ["Photos", "Skipped", "divide", "examine", "open_image"]
+__all__ = ["Photos", "Skipped", "examine", "open_image"]
 
 _TWICE = "has the same content as another of the photos: nothing needs to be done"
 
@@ -223,14 +223,3 @@ class Photos:
             counts = ", ".join(f"{count} {reason}" for reason, count in self.skipped.items())
             found = f"{sum(self.skipped.values())} skipped: {counts}" if counts else "it is empty"
             raise PhotoError(f"{where} holds no usable photo ({found}): add JPEG, PNG, HEIC or WebP photos")
-
-
-def divide(photos: Photos, clients: int, seed: int) -> list[Photos]:
-    """Divide photos among clients: seeded, no photo twice, sizes that differ by at most one.
-
-    Raises PhotoError when there are fewer photos than clients.
-    """
-    if not 1 <= clients <= len(photos):
-        raise PhotoError(f"{len(photos)} photos cannot be divided among {clients} clients: give each client at least one photo")
-    order = np.random.default_rng(seed).permutation(len(photos))
-    return [photos.subset(sorted(part.tolist())) for part in np.array_split(order, clients)]

@@ -15,14 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from fedstyle.client import Client
 from fedstyle.demo import demo_photos
 from fedstyle.errors import ConfigError, FedstyleError, PhotoError
-from fedstyle.photos import Photos, divide
+from fedstyle.photos import Photos
 from fedstyle.picture import REASONS, open_image
 from fedstyle.style import Style
 from fedstyle.thumbnails import Thumbnails
@@ -567,33 +565,6 @@ def test_a_large_jpeg_gives_the_same_view_as_its_full_decoding(tmp_path):
     whole = Image.open(path).crop((160, 0, 1120, 960)).resize((120, 120), Image.Resampling.LANCZOS)
     view = Photos.open([path]).views(120)[0].permute(1, 2, 0).numpy()
     assert np.abs(view.astype(int) - np.asarray(whole, int)).mean() < 1.5
-
-
-# ---------------------------------------------------------------------------------------------------------------- divide
-
-
-@settings(deadline=None)
-@given(st.integers(1, 200), st.data(), st.integers(0, 2**31))
-def test_divide_is_a_seeded_partition(count, data, seed):
-    clients = data.draw(st.integers(1, count))
-    photos = Photos(tuple(Path(f"{k}.jpg") for k in range(count)), {"damaged": 1})
-    parts = divide(photos, clients, seed)
-    assert sorted(path for part in parts for path in part.paths) == sorted(photos.paths)
-    sizes = [len(part) for part in parts]
-    assert max(sizes) - min(sizes) <= 1
-    assert parts == divide(photos, clients, seed)
-
-
-def test_divide_refuses_fewer_photos_than_clients(three):
-    assert [len(part) for part in divide(three, 3, 0)] == [1, 1, 1]
-    with pytest.raises(PhotoError, match="3 photos cannot be divided among 4 clients: give each client at least one photo"):
-        divide(three, 4, 0)
-    different = {divide(three, 3, seed)[0].paths for seed in range(20)}
-    assert len(different) == 3
-
-
-def test_subset_keeps_the_order_asked_for(three):
-    assert three.subset([2, 0]).paths == (three.paths[2], three.paths[0])
 
 
 # ------------------------------------------------------------------------------------------------------------------ demo
