@@ -95,7 +95,8 @@ def fake(seen, unseen, *, base=2.0, seconds=10.0):
     rows = [("seen", loss) for loss in seen] + [("unseen", loss) for loss in unseen]
     return {
         "judged": {f"{k}": {"role": role, "style": "x", "base": base, "filter": loss} for k, (role, loss) in enumerate(rows)},
-        "summary": {"seconds": seconds, "hardware": {"peak_memory_mb": 500}},
+        "summary": {"hardware": {"peak_memory_mb": 500}},
+        "cost": {"cpu_seconds": seconds},
         "history": [{"replied": 2, "sampled": 2, "bytes_up": 4000, "bytes_down": 8000, "loss": {"total": 3.0}}] * 2,
     }
 

@@ -37,7 +37,7 @@ COLUMNS = {
     "against": "Unseen, against the baseline",
     "up_kb": "KB up a client and round",
     "down_kb": "KB down",
-    "seconds": "Seconds",
+    "seconds": "CPU seconds",
     "peak_mb": "Peak MB",
 }
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933")
@@ -52,7 +52,7 @@ def read_cells(out: Path, study: Study, seeds: Sequence[int]) -> dict[str, dict[
             folder = out / name / f"{seed}"
             if (folder / "judged.json").exists():
                 history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-                parts = {key: json.loads((folder / f"{key}.json").read_text()) for key in ("judged", "summary")}
+                parts = {key: json.loads((folder / f"{key}.json").read_text()) for key in ("judged", "summary", "cost")}
                 found.setdefault(name, {})[seed] = {**parts, "history": history}
     return found
 
@@ -68,6 +68,7 @@ def row(name: str, runs: dict[int, dict[str, Any]], baseline: dict[int, dict[str
     hurt = [client["filter"] > client["base"] for run in runs.values() for client in run["judged"].values() if client["role"] != "unseen"]
     rounds = [line for run in runs.values() for line in run["history"]]
     replies, asked = (sum(line[key] for line in rounds) for key in ("replied", "sampled"))
+    spent = [run["cost"]["cpu_seconds"] for run in runs.values() if run["cost"]["cpu_seconds"]]  # a run that was resumed has none
     means = [statistics.fmean(losses) for losses in seen]
     return {
         "cell": name,
@@ -81,7 +82,7 @@ def row(name: str, runs: dict[int, dict[str, Any]], baseline: dict[int, dict[str
         "against": difference(runs, baseline),
         "up_kb": sum(line["bytes_up"] for line in rounds) / max(1, replies) / 1000,
         "down_kb": sum(line["bytes_down"] for line in rounds) / max(1, asked) / 1000,
-        "seconds": statistics.fmean(run["summary"]["seconds"] for run in runs.values()),
+        "seconds": statistics.fmean(spent) if spent else None,
         "peak_mb": max((run["summary"]["hardware"].get("peak_memory_mb") or 0) for run in runs.values()) or None,
     }
 

@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import sys
 import tempfile
+import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,10 @@ class Study:
 
 def run_cell(config: Config, folder: Path, curve: tuple[int, ...], judge: Loss | None) -> None:
     """Finish one run, and judge the filters of clients that it never asked; in a process of its own, for its peak of memory."""
-    simulate(config, folder, resume=(folder / "config.toml").exists())
+    resumes, begun = (folder / "config.toml").exists(), time.process_time()
+    simulate(config, folder, resume=resumes)
     if not (folder / "judged.json").exists():
+        write_json(folder / "cost.json", {"cpu_seconds": None if resumes else time.process_time() - begun})
         write_json(folder / "judged.json", judged(config, folder, curve, judge))
 
 
