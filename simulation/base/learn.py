@@ -4,17 +4,17 @@ python simulation/base/learn.py --data DIR --out runs/base [--arch cnnLite] [--s
 
 DIR holds `photos` and `styles` as simulation/splits.toml names them, and `weights` with VGG-16 for the later stages. Each of 32 devices
 gets parts of one photo and one style image: 15 artworks and 17 pictures that fedstyle paints itself. The stages of stages.toml go one
-after another, each from the base of the one before; one that stands in OUT is not run again. The base's record says how it was learned,
-and at which rates to personalise it.
+after another, each from the base of the one before; one that stands in OUT is not run again, and one that was interrupted goes on. The
+base's record says how it was learned, and at which rates to personalise it.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
-import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,10 @@ def facts(config: Config) -> dict[str, Any]:
     }
 
 
+def _tell(stage: int, what: str, done: int, of: int) -> None:
+    print(f"stage {stage}: {what} {done}/{of}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -105,8 +109,7 @@ def main() -> None:
             start = str((options.out / f"stage-{number - 1}" / "base").absolute())
             config = dataclasses.replace(config, net=dataclasses.replace(config.net, base=start, width=0))
         if not (folder / "summary.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)  # a stage that was interrupted starts again
-            simulate(config, folder, watch=lambda what, done, of, number=number: print(f"stage {number}: {what} {done}/{of}", flush=True))
+            simulate(config, folder, resume=(folder / "config.toml").exists(), watch=functools.partial(_tell, number))
         learned.append(facts(config))
     if options.ship:
         base, training = Base.load(folder / "base").halved(), config.training
