@@ -123,8 +123,8 @@ def test_a_run_may_start_from_a_base_whose_predictor_stays_as_it_was(small_run, 
         assert set(update["arrays"]) == shared
         assert not [name for name in load(home / "private.safetensors") if "predictor" in name]
         assert not [name for name in Filter.load(home / "filter").weights if "predictor" in name]
-    # Down goes the whole base in fp32, each array behind numpy's header of 128 bytes.
-    assert line["bytes_down"] == 3 * sum(4 * value.numel() + 128 for value in predictive.weights.values())
+    # Down goes the whole base in fp16, as one array.
+    assert line["bytes_down"] == 3 * 2 * sum(value.numel() for value in predictive.weights.values())
 
 
 def test_a_run_teaches_a_predictor_and_every_filter_starts_from_what_it_predicts(small_run, tmp_path, monkeypatch):

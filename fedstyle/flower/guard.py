@@ -9,19 +9,21 @@ with a great weight is the base. `Guarded` stands around a strategy and needs no
 
 from __future__ import annotations
 
+import functools
+import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from statistics import median_low
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedstyle.errors import FederationError, WireError
-from fedstyle.flower.wire import read_array
 from fedstyle.tables import need
 
 
@@ -50,21 +52,24 @@ class Flaw(StrEnum):
 class Guarded(Strategy):
     """A strategy that gets, of each node and round, one reply with the names, shapes and types that were sent, finite and bounded.
 
-    `bound` is the largest joint L2 norm by which a reply's arrays may differ from those that were sent. Every reply weighs the same; with
-    `heaviest`, weights count up to that number. A reply's other metrics are dropped, for nothing bounds what they say. `dropped` names the
-    last round's dropped replies by node. What the strategy gets does not depend on the order in which replies came. Bounds limit what one
-    node does to an average, not what many do: for that, guard a robust strategy such as FedMedian or Bulyan.
+    `bound` is the largest joint L2 norm by which a reply's arrays may differ from those that were sent. With `level`, of the replies that
+    hold, those that moved further than the median are drawn back to that distance (see `privacy.clipping`). Every reply weighs the same;
+    with `heaviest`, weights count up to that number. A reply's other metrics are dropped, for nothing bounds what they say. `dropped`
+    names the last round's dropped replies by node. What the strategy gets does not depend on the order in which replies came. Bounds limit
+    what one node does to an average, not what many do: for that, guard a robust strategy such as FedMedian or Bulyan.
 
     `aggregate_train` raises FederationError when fewer than `least` replies hold. Raises ConfigError for numbers out of range.
     """
 
-    def __init__(self, strategy: Strategy, *, bound: float = math.inf, least: int = 1, heaviest: float | None = None) -> None:
+    def __init__(
+        self, strategy: Strategy, *, bound: float = math.inf, level: bool = False, least: int = 1, heaviest: float | None = None
+    ) -> None:
         need(bound > 0, "bound", bound, "give a norm over 0")
         need(least >= 1, "least", least, "give 1 or more")
         need(heaviest is None or 0 < heaviest < math.inf, "heaviest", heaviest, "give a finite weight over 0, or None for equal weights")
         self.strategy = strategy
         self.weighted_by = _weighted_by(strategy)
-        self.bound, self.least, self.heaviest = bound, least, heaviest
+        self.bound, self.level, self.least, self.heaviest = bound, level, least, heaviest
         self.dropped: Mapping[int, Flaw] = {}
         self._sent: dict[str, NDArray[np.floating]] = {}
         self._asked: list[Message] = []
@@ -96,6 +101,8 @@ class Guarded(Strategy):
         if len(good) < self.least:
             codes = ", ".join(f"{code} {count}" for code, count in sorted(Counter(dropped.values()).items())) or "none came"
             raise FederationError(f"round {server_round}: {len(good)} replies hold ({codes}), and {self.least} must")
+        if self.level:
+            self._shorten([next(iter(reply.content.array_records.values())) for reply in good.values()])
         return self.strategy.aggregate_train(server_round, list(good.values()))
 
     def _check(self, reply: Message) -> RecordDict | Flaw:
@@ -134,6 +141,16 @@ class Guarded(Strategy):
         with np.errstate(over="ignore"):
             return math.sqrt(sum(float(np.square(value.astype(np.float64) - self._sent[name]).sum()) for name, value in values.items()))
 
+    def _shorten(self, records: list[ArrayRecord]) -> None:
+        """Draw what moved further than the median back to its distance; of two in the middle the nearer counts."""
+        moved = [self._moved({name: array.numpy() for name, array in record.items()}) for record in records]
+        middle = median_low(moved)
+        for record, far in zip(records, moved, strict=True):
+            if far > middle:
+                for name, sent in self._sent.items():
+                    step = record[name].numpy().astype(np.float64) - sent
+                    record[name] = Array((sent + step * (middle / far)).astype(sent.dtype))
+
     def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         """As the strategy."""
         return self.strategy.configure_evaluate(server_round, arrays, config, grid)
@@ -145,6 +162,26 @@ class Guarded(Strategy):
     def summary(self) -> None:
         """As the strategy."""
         self.strategy.summary()
+
+
+def read_array(array: Array, shape: tuple[int, ...], kind: np.dtype[np.floating]) -> NDArray[np.floating]:
+    """Flower's array as numpy's, read-only; raises WireError unless shape, type and every byte of the header are those of such an array.
+
+    No header is parsed: the bytes must begin with the very header that numpy writes for this shape and type.
+    """
+    header = _header(shape, kind)
+    if (array.dtype, tuple(array.shape), array.stype) != (kind.name, shape, "numpy.ndarray"):
+        raise WireError(f"is not {kind.name} of shape {shape}")
+    if array.data[: len(header)] != header or len(array.data) != len(header) + math.prod(shape) * kind.itemsize:
+        raise WireError("has bytes that are not an array of its type and shape")
+    return np.frombuffer(array.data, kind, offset=len(header)).reshape(shape)
+
+
+@functools.cache
+def _header(shape: tuple[int, ...], kind: np.dtype[np.floating]) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": kind.str, "fortran_order": False, "shape": shape})
+    return stream.getvalue()
 
 
 def _weighted_by(strategy: object) -> str:

@@ -1,24 +1,28 @@
 """What crosses between server and device, by name, type and shape, and nothing else.
 
-Down, once a round and client: the whole base in fp32 (the norms' values too, and the predictor of norms where there is one, so that a new
-client can start from them; a client that has norms of its own ignores them), the round's number and FedProx's factor. Up: the delta of the
-shared parameters in the wire type, or one of a few codes. No weight, metric or photo count goes up: every client counts alike. Once a run:
-the partition that a node holds.
+Down, once a round and client: the whole base (the norms' values too, and the predictor of norms where there is one, so that a new client
+can start from them; a client that has norms of its own ignores them), the round's number and FedProx's factor. Up: the delta of the shared
+parameters, or one of a few codes. No weight, metric or photo count goes up: every client counts alike. Once a run: the partition that a
+node holds.
 
-Where sums are secure (`secure`), nothing of an update goes up but under masks, and a few keys and shares beside it.
+Both go in the wire type, and are widened to fp32 where they arrive. The server keeps its own base in fp32: clients train from the base as
+they received it, their deltas are from there, and the server adds them to its own, so that rounding down the wire does not add up over
+rounds. What is hashed and signed is the base as it crosses. `compact` has the type int8, in which updates cross and the base does not.
+
+Where sums are secure (`secure`), nothing of an update goes up but under masks, whatever the type, and a few keys and shares beside it.
 
 Neither side believes the other: each reads with a contract made from its own configuration.
 """
 
 from __future__ import annotations
 
-import functools
-import io
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -28,7 +32,9 @@ from torch import Tensor
 
 from fedstyle import params
 from fedstyle.base import Base
+from fedstyle.config import Wire
 from fedstyle.errors import ParamsError, WireError
+from fedstyle.flower import compact
 
 if TYPE_CHECKING:
     from fedstyle.flower.secure import Plan
@@ -36,8 +42,11 @@ if TYPE_CHECKING:
 BASE, ROUND, DELTA, FAILURE, HELLO = "base", "round", "delta", "failure", "hello"
 """The names of the records in a message."""
 
-Kind = np.dtype[np.floating[Any]]
-TYPES: dict[str, Kind] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
+Kind = np.dtype[Any]
+TYPES: dict[Wire, Kind] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2"), "int8": compact.KIND}
+FORM = "fedstyle-wire-1"
+LARGEST: dict[Wire, float] = {"fp32": float(np.finfo(np.float32).max), "fp16": 65504.0, "int8": compact.LARGEST}
+"""The largest number of each type."""
 
 
 class Failure(StrEnum):
@@ -104,26 +113,31 @@ class Order:
 
 @dataclass(frozen=True)
 class Contract:
-    """What one side lets cross: every parameter's shape, the names that go up, and the type in which they do."""
+    """What one side lets cross: every parameter's shape, the names that go up, and the type in which all cross."""
 
     arch: str
     padding: str
     shapes: Mapping[str, tuple[int, ...]]
     shared: frozenset[str]
-    wire: Literal["fp16", "fp32"] = "fp16"
+    wire: Wire = "fp16"
     secure: Plan | None = None
     """How updates are summed securely; a device with a plan sends its update in no other way, and one without never so."""
 
     @classmethod
-    def of(cls, base: Base, shares: Callable[[str], bool], wire: Literal["fp16", "fp32"] = "fp16") -> Self:
+    def of(cls, base: Base, shares: Callable[[str], bool], wire: Wire = "fp16") -> Self:
         """The contract for networks like `base`; `shares` is the method's allow-list."""
         shapes = {name: tuple(base.weights[name].shape) for name in sorted(base.weights)}
         return cls(base.arch, base.padding, shapes, frozenset(filter(shares, shapes)), wire)
 
+    @property
+    def whole(self) -> Contract:
+        """The same in fp32: the last base goes so, once, for what a device keeps is to be the federation's own base, by its very hash."""
+        return replace(self, wire="fp32")
+
     def write_order(self, order: Order) -> RecordDict:
-        """The message's content for a client."""
+        """The message's content for a client; raises WireError for a base that the wire type cannot hold."""
         facts = ConfigRecord({"round": order.round, "proximal": order.proximal})
-        return RecordDict({BASE: pack(order.base.weights, TYPES["fp32"]), ROUND: facts})
+        return RecordDict({BASE: pack(order.base.weights, down(self.wire), "the base"), ROUND: facts})
 
     def read_order(self, content: RecordDict) -> Order:
         """What a server asks; raises WireError for anything that does not fit this device's own network."""
@@ -135,8 +149,12 @@ class Contract:
             raise WireError("the server's message has no usable round number and proximal factor")
         if len(facts) > 2:
             raise WireError("the server's message asks for more than a round number and a proximal factor")
-        weights = unpack(content.array_records.get(BASE), self.shapes, TYPES["fp32"], "the server's base")
+        weights = unpack(content.array_records.get(BASE), self.shapes, down(self.wire), "the server's base")
         return Order(Base(self.arch, self.padding, weights, {"round": number - 1}), number, proximal)
+
+    def bytes_up(self) -> dict[str, int]:
+        """The bytes of an update by the parameters' names."""
+        return {name: _size(self.shapes[name], self.wire) for name in sorted(self.shared)}
 
     @property
     def length(self) -> int:
@@ -156,54 +174,92 @@ class Contract:
             raise WireError(str(error)) from None
 
     def write_delta(self, delta: params.Params) -> RecordDict:
-        """The message's content for the server; raises WireError unless `delta` is exactly the shared names, finite in the wire type."""
+        """The message's content for the server; raises WireError unless `delta` is exactly the shared names, finite in the wire type.
+
+        Rounding can make its norm a little larger: each number moves by up to 2^-11 of itself, or 2^-25, in fp16, and by a 254th of its
+        channel's largest in int8. So where a promise hangs on the norm, the server clips what it received once more.
+        """
         self.check_delta(delta)
-        with np.errstate(over="ignore"):
-            record = pack(delta, TYPES[self.wire])
-        self.read_delta(RecordDict({DELTA: record}))  # fp16 ends at 65,504
-        return RecordDict({DELTA: record})
+        return RecordDict({DELTA: pack(delta, self.wire, "the update")})
 
     def read_delta(self, content: RecordDict) -> dict[str, Tensor]:
         """A client's delta, widened to fp32; raises WireError for anything but finite arrays of the shared names, shapes and type."""
         if set(content) != {DELTA}:
             raise WireError(f"the reply holds other records than {DELTA!r}")
-        shapes = {name: self.shapes[name] for name in sorted(self.shared)}
-        return unpack(content.array_records.get(DELTA), shapes, TYPES[self.wire], "the delta")
+        shapes = {name: self.shapes[name] for name in self.shared}
+        return unpack(content.array_records.get(DELTA), shapes, self.wire, "the delta")
 
 
-def pack(weights: params.Params, kind: Kind) -> ArrayRecord:
-    """Tensors as Flower's arrays, names sorted, in this type."""
-    arrays = {name: weights[name].detach().cpu().numpy() for name in sorted(weights)}
-    return ArrayRecord({name: Array(np.ascontiguousarray(value, kind).reshape(value.shape)) for name, value in arrays.items()})
+def down(wire: Wire) -> Wire:
+    """The type in which the base crosses: where updates do so in int8, it is fp16, for int8 was not found to do a base no harm."""
+    return "fp16" if wire == "int8" else wire
 
 
-def unpack(record: ArrayRecord | None, shapes: Mapping[str, tuple[int, ...]], kind: Kind, what: str) -> dict[str, Tensor]:
-    """Flower's arrays as fp32 tensors; raises WireError unless names, shapes and type are exactly these and all is finite.
+def received(base: Base, wire: Wire) -> Base:
+    """A base as clients receive it in a round: what a device hashes, and what the operator signs."""
+    shapes, way = {name: tuple(value.shape) for name, value in base.weights.items()}, down(wire)
+    return replace(base, weights=unpack(pack(base.weights, way, "the base"), shapes, way, "the base"))
 
-    No header is parsed: the bytes must begin with the very header that numpy writes for this shape and type.
+
+def pack(weights: params.Params, wire: Wire, what: str = "an array") -> ArrayRecord:
+    """Tensors as one array of bytes, one after the other by name; raises WireError for a number that the type does not hold.
+
+    The array's own name is a hash of all names, shapes and the type. It is one, for Flower sends and stores each array of a message with
+    requests of its own, and a network has fifty.
     """
-    if record is None or set(record) != set(shapes):
-        raise WireError(f"{what} has not the {len(shapes)} expected tensors")
-    weights = {}
-    for name in sorted(shapes):
+    data = b"".join(_narrow(name, weights[name], wire, what).data for name in sorted(weights))
+    layout = _layout({name: tuple(value.shape) for name, value in weights.items()}, wire)
+    return ArrayRecord({layout: Array("uint8", (len(data),), FORM, data)})
+
+
+def unpack(record: ArrayRecord | None, shapes: Mapping[str, tuple[int, ...]], wire: Wire, what: str) -> dict[str, Tensor]:
+    """The tensors of such an array, fp32; raises WireError unless names, shapes and type are exactly these and all is finite.
+
+    Nothing is parsed: where each number stands follows from `shapes`, which are the reader's own.
+    """
+    layout, sizes = _layout(shapes, wire), {name: _size(shapes[name], wire) for name in sorted(shapes)}
+    if record is None or list(record) != [layout]:
+        raise WireError(f"{what} has not the {len(shapes)} expected tensors, by name, shape and type {wire}")
+    array, total = record[layout], sum(sizes.values())
+    if (array.dtype, tuple(array.shape), array.stype, len(array.data)) != ("uint8", (total,), FORM, total):
+        raise WireError(f"{what} has not the {total} bytes of its tensors in {wire}")
+    weights, start = {}, 0
+    for name, size in sizes.items():
+        kind = _kind(shapes[name], wire)
+        values = np.frombuffer(array.data, kind, size // kind.itemsize, start)
         try:
-            values = read_array(record[name], shapes[name], kind).astype(np.float32)
+            wide = compact.unpack(values, shapes[name]) if kind == compact.KIND else values.astype(kind.newbyteorder("="))
         except WireError as error:
             raise WireError(f"{what}: {name!r} {error}") from None
-        if not np.isfinite(values).all():
+        weights[name] = torch.from_numpy(wide).float().reshape(shapes[name])
+        if not math.isfinite(params.largest(weights[name])):
             raise WireError(f"{what}: {name!r} holds a value that is not finite")
-        weights[name] = torch.from_numpy(values)
+        start += size
     return weights
 
 
-def read_array(array: Array, shape: tuple[int, ...], kind: Kind) -> NDArray[np.floating[Any]]:
-    """Flower's array as numpy's, read-only; raises WireError unless shape, type and every byte of the header are those of such an array."""
-    header = _header(shape, kind)
-    if (array.dtype, tuple(array.shape), array.stype) != (kind.name, shape, "numpy.ndarray"):
-        raise WireError(f"is not {kind.name} of shape {shape}")
-    if array.data[: len(header)] != header or len(array.data) != len(header) + math.prod(shape) * kind.itemsize:
-        raise WireError("has bytes that are not an array of its type and shape")
-    return np.frombuffer(array.data, kind, offset=len(header)).reshape(shape)
+def _narrow(name: str, value: Tensor, wire: Wire, what: str) -> NDArray[Any]:
+    value, kind = value.detach().float().cpu().contiguous(), _kind(tuple(value.shape), wire)
+    if not params.largest(value) <= LARGEST[wire]:  # nor with NaN
+        raise WireError(f"{what}: {name!r} holds a value that is not finite, or over {LARGEST[wire]:g}, where {wire} ends")
+    if kind == compact.KIND:
+        return compact.pack(value.numpy())
+    return value.to(torch.float16 if kind == TYPES["fp16"] else torch.float32).numpy().astype(kind, copy=False)  # numpy rounds slowly
+
+
+def _kind(shape: tuple[int, ...], wire: Wire) -> Kind:
+    """The type in which a parameter crosses; in int8, one without a channel's worth of numbers does so in fp16."""
+    return TYPES["fp16"] if wire == "int8" and len(shape) < 2 else TYPES[wire]
+
+
+def _size(shape: tuple[int, ...], wire: Wire) -> int:
+    """The bytes that a parameter crosses in."""
+    kind = _kind(shape, wire)
+    return math.prod(compact.form(shape) if kind == compact.KIND else shape) * kind.itemsize
+
+
+def _layout(shapes: Mapping[str, tuple[int, ...]], wire: Wire) -> str:
+    return hashlib.sha256(json.dumps([FORM, wire, shapes], sort_keys=True).encode()).hexdigest()
 
 
 def sizes(content: RecordDict) -> dict[str, int]:
@@ -222,10 +278,3 @@ def read_failure(content: RecordDict) -> Failure | None:
         return None
     code = content.config_records.get(FAILURE, ConfigRecord()).get("code")
     return next((known for known in Failure if known == code and known not in _FOUND), Failure.INVALID)
-
-
-@functools.cache
-def _header(shape: tuple[int, ...], kind: Kind) -> bytes:
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": kind.str, "fortran_order": False, "shape": shape})
-    return stream.getvalue()
