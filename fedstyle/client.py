@@ -24,9 +24,10 @@ from fedstyle.base import Base, build
 from fedstyle.candidates import Source
 from fedstyle.config import Loss, Privacy, Training
 from fedstyle.errors import ParamsError
-from fedstyle.files import append_json
+from fedstyle.files import append_json, private_folder
 from fedstyle.filter import Filter
 from fedstyle.job import Job, Work, threads
+from fedstyle.keeping import Copy
 from fedstyle.methods import OWN, Method, make_method
 from fedstyle.perceptual import Objective, load_features
 from fedstyle.photos import Photos, open_image
@@ -68,6 +69,7 @@ class Client:
     loss: Loss = field(default_factory=Loss)
     training: Training = field(default_factory=Training)
     _content: Content | None = field(default=None, init=False, repr=False)
+    _left: Copy = field(default_factory=Copy, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Open photos and style, and find the device that trains."""
@@ -115,6 +117,7 @@ class Client:
         task = self.task(derive(self.training.seed, "round", round), proximal, round=round, teaches=base.predicts)
         lines = [{"round": round, **progress.as_dict()} for progress in self.method.fit(net, task, memory)]
         if self.folder:
+            private_folder(self.folder)
             append_json(self.folder / "losses.jsonl", *lines)
         new, private = params.split(_weights(net), self.method.shares)
         update = Update(clip(params.subtract(new, shared), self.privacy.clip if self.privacy else 0.0))
@@ -265,7 +268,7 @@ class Client:
         if path is None:
             return None
         try:
-            state = params.unseal(params.load(path), path)
+            state = self._left.get(path) or params.unseal(params.load(path), path)
         except ParamsError as error:
             raise ParamsError(f"{error}: remove it to start this client afresh") from None
         parts = {kind: {k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)} for kind in KINDS}
@@ -279,6 +282,8 @@ class Client:
             parts: dict[str, params.Params] = {"net/": private, "memory/": memory, "sent/": update.delta, "asked": {"": asked}}
             state = {kind + name: value for kind, part in parts.items() for name, value in part.items()}
             params.save(params.seal(state), self.folder / "private.safetensors")
+            sent = {f"sent/{name}": value.clone() for name, value in update.delta.items()}  # the update itself is the caller's
+            self._left.put(self.folder / "private.safetensors", state | sent)
 
 
 def _plain(weights: params.Params) -> dict[str, Tensor]:

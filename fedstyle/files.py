@@ -81,6 +81,18 @@ def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
         raise
 
 
+def private_folder(folder: Path) -> None:
+    """Make a folder that its owner alone can enter (0700); one that stands is left as it is.
+
+    Raises OutputError where there is no place for it.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _explain(error, folder) from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, indented, with a newline at the end; keys keep their order."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())

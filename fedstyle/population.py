@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,14 +174,16 @@ def first_base(config: Config) -> Base:
 class Clients:
     """Makes the run's clients, each with its home under `out`/clients; it can be pickled to another process.
 
-    Each client draws its crops and batches from a seed of its own, derived from the run's. The most recently used clients stay in memory
-    with their crops, at most `resident` of them; what a process keeps of content features is bounded by training.KEEP_BYTES.
+    Each client draws its crops and batches from a seed of its own, derived from the run's. The first `resident` clients that are asked for
+    stay in memory with their crops, and their styles with what the feature network sees in them; others are made anew each time. What a
+    process keeps of content features and of clients' states is bounded too: see `keeping`.
     """
 
     config: Config
     out: Path
     resident: int = 64
-    _made: OrderedDict[int, Client] = field(default_factory=OrderedDict, init=False, repr=False)
+    _made: dict[int, Client] = field(default_factory=dict, init=False, repr=False)
+    _looks: dict[tuple[str, int, int], Style] = field(default_factory=dict, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -203,25 +204,30 @@ class Clients:
         return self.out / "clients" / self.population.devices[partition].id
 
     def __call__(self, partition: int) -> Client:
-        """The client of a partition, made at its first use."""
+        """The client of a partition: the one that stays, or one made now."""
         with self._lock:
             if partition in self._made:
-                self._made.move_to_end(partition)
                 return self._made[partition]
-            device, config = self.population.devices[partition], self.config
-        style = _look(device.style_image(config.training.seed), device.strength, device.density)
+        device, config = self.population.devices[partition], self.config
         seed = derive(config.training.seed, "client", partition)
         client = Client(
             self.home(partition),
             device.photos,
-            style,
+            self._style(device),
             method=make_method(config.method),
             privacy=config.privacy,
             loss=config.loss,
             training=dataclasses.replace(config.training, seed=seed),
         )
         with self._lock:
-            self._made[partition] = client
-            while len(self._made) > self.resident:
-                self._made.popitem(last=False)
-        return client
+            return self._made.setdefault(partition, client) if len(self._made) < self.resident else client
+
+    def _style(self, device: Device) -> Style:
+        """A device's style, which devices with the same image and wishes share."""
+        wish = (device.style_name if device.style_file is None else f"{device.style_file}", device.strength, device.density)
+        with self._lock:
+            if wish in self._looks:
+                return self._looks[wish]
+        style = _look(device.style_image(self.config.training.seed), device.strength, device.density)
+        with self._lock:
+            return self._looks.setdefault(wish, style) if len(self._looks) < self.resident else style

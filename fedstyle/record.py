@@ -9,13 +9,14 @@ ends with the base and the filters of an unbroken one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +32,10 @@ CHECKPOINT, ROWS, SUMMARY = "checkpoint.safetensors", "rows.jsonl", "summary.jso
 PACKAGES = ("fedstyle", "torch", "flwr")
 FREE = ("server.engine", "server.min_replies", "server.timeout", "server.workers")
 """What may differ when a run goes on: it changes how long a run takes, or whether it fails, and no number in it."""
+
+
+version = functools.cache(metadata.version)
+"""A package's version; a run asks after each round, and to find it out takes milliseconds."""
 
 
 def versions() -> dict[str, str]:
@@ -94,8 +99,7 @@ class Record:
 
     def _take_up(self) -> None:
         """Go back to where the last whole round, or the last client that was done, left the run."""
-        for left in [*self.folder.rglob(".*.part"), *self.folder.rglob(".*.old")]:  # what a killed process was writing
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        sweep(self.folder)
         self.state, about = ServerState.load(self.folder / CHECKPOINT)
         if changed := differences(about["inputs"], self._inputs()):
             put = "Put that back, or run again into another folder"
@@ -180,6 +184,12 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         raise ConfigError(f"{show(folder)} holds no run to take up: give the --out folder of fedstyle simulate")
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{show(folder)} exists and is not empty: a run is never overwritten; choose another folder for --out")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process was writing."""
+    for left in [*folder.rglob(".*.part"), *folder.rglob(".*.old")]:
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def clear(folder: Path) -> None:

@@ -20,7 +20,7 @@ from fedstyle.methods import check_match, make_method
 from fedstyle.perceptual import load_features
 from fedstyle.personalising import Watch, make_exports, make_filters
 from fedstyle.population import Clients, Population, first_base, plan
-from fedstyle.record import SUMMARY, Record, check_folder, clear, is_finished
+from fedstyle.record import SUMMARY, Record, check_folder, clear, is_finished, sweep
 from fedstyle.report import write_report
 from fedstyle.report.comparison import compare
 from fedstyle.training import choose_device
@@ -135,6 +135,7 @@ def simulate(
 def _finished(out: Path) -> History:
     """A run that reached its end, also when it was killed on its last lines."""
     if not (out / "report.html").exists():
+        sweep(out)
         write_report(out)
     clear(out)
     return History(out, tuple(read_lines(out / "history.jsonl")), json.loads((out / SUMMARY).read_text()), Base.load(out / "base"))

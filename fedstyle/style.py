@@ -76,11 +76,16 @@ class Style:
         small = self.image.resize((width, height), Image.Resampling.LANCZOS)
         return torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
 
+    @torch.inference_mode(False)  # they outlive the call that made them, which may not be one that trains
     @torch.no_grad()
     def targets(self, features: FeatureNet) -> tuple[Tensor, ...]:
-        """The style image's Gram matrix (C, C) at each tap."""
-        pixels = self.pixels.to(features.scales.device)
-        return tuple(gram(tap)[0] for tap in features(pixels))
+        """The style image's Gram matrix (C, C) at each tap; those for the last feature network are kept."""
+        last: tuple[FeatureNet | None, tuple[Tensor, ...]] = self.__dict__.get("_targets", (None, ()))
+        if last[0] is not features:
+            pixels = self.pixels.to(features.scales.device)
+            last = features, tuple(gram(tap)[0] for tap in features(pixels))
+            object.__setattr__(self, "_targets", last)
+        return last[1]
 
     def digest(self) -> str:
         """A SHA-256 of the pixels and parameters; it identifies a session on this device and never leaves it."""

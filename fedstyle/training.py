@@ -11,9 +11,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import threading
-import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -22,15 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedstyle import keeping
 from fedstyle.config import Training
 from fedstyle.errors import ConfigError, FedstyleError, ParamsError
 from fedstyle.heap import keep_heap
+from fedstyle.keeping import Share
 from fedstyle.net import is_norm
 from fedstyle.perceptual import Losses, Objective
 from fedstyle.prediction import Look, is_constant
-
-KEEP_BYTES = 2**30
-"""Content features are kept up to this size a process, all clients together, and computed again beyond it."""
 
 
 @dataclass(frozen=True)
@@ -79,42 +75,16 @@ def has_fast_bf16(device: torch.device) -> bool:
     return False
 
 
-class _Budget:
-    """How many bytes of content features this process keeps, over all contents and threads."""
-
-    def __init__(self) -> None:
-        self.used, self.lock = 0, threading.Lock()
-        self.freed: deque[int] = deque()
-
-    def take(self, size: int) -> bool:
-        """Whether `size` more bytes may be kept; they are counted then."""
-        with self.lock:
-            while self.freed:
-                self.used -= self.freed.popleft()
-            if self.used + size > KEEP_BYTES:
-                return False
-            self.used += size
-            return True
-
-    def release(self, taken: list[int]) -> None:
-        """Give bytes back. The collector may call this amid `take`, so it takes no lock and changes no sum."""
-        self.freed.append(sum(taken))
-
-
-_BUDGET = _Budget()
-
-
 class Content:
     """Training crops (N, 3, S, S) uint8 with their content features, each computed alone: its bits depend on no batch.
 
-    Features are kept as far as KEEP_BYTES goes; what is kept changes how long training takes and nothing else.
+    Features are kept as far as `keeping.CONTENT` goes; what is kept changes how long training takes and nothing else.
     """
 
     def __init__(self, crops: Tensor, objective: Objective, device: torch.device) -> None:
         self.crops, self.objective, self.device = crops, objective, device
         self._kept: dict[int, Tensor] = {}
-        self._taken: list[int] = []
-        weakref.finalize(self, _BUDGET.release, self._taken).atexit = False
+        self._share = Share(self, keeping.CONTENT)
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -124,9 +94,7 @@ class Content:
         if index in self._kept:
             return self._kept[index]
         tap = self.objective.content_features(self.pixels([index]))[0]
-        size = tap.numel() * tap.element_size()
-        if _BUDGET.take(size):
-            self._taken.append(size)
+        if self._share.take(tap.numel() * tap.element_size()):
             self._kept[index] = tap
         return tap
 
@@ -192,12 +160,15 @@ def descend(
     another network's.
     """
     keep_heap()
-    net.to(task.device).train()
+    if next(net.parameters()).device != task.device:  # to ask takes less than to move nothing
+        net.to(task.device)
+    net.train()
     fast = has_fast_bf16(task.device)
     if fast:
         net.to(memory_format=torch.channels_last)
-    chosen = {name: value for name, value in net.named_parameters() if trains(name) and not is_constant(name)}
-    for name, value in net.named_parameters():
+    every = dict(net.named_parameters())
+    chosen = {name: value for name, value in every.items() if trains(name) and not is_constant(name)}
+    for name, value in every.items():
         value.requires_grad_(name in chosen)
     step, moments = _recall(chosen, memory)
     values: list[Tensor] = list(chosen.values())

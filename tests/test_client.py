@@ -55,6 +55,12 @@ def norm(update):
 # ---------------------------------------------------------------------------------------------------------------- a client
 
 
+def test_a_home_that_training_makes_is_its_owners_alone(client, base):
+    made = client("new/home")
+    made.fit(base)
+    assert made.folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_photos_and_style_may_be_paths_or_values(photo_folder, style_image, tmp_path, quick):
     style_image.save(tmp_path / "style.png")
     paths = Client(str(tmp_path / "home"), str(photo_folder), str(tmp_path / "style.png"), training=quick)

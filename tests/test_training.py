@@ -4,16 +4,16 @@ import hashlib
 import math
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from toys import CONV, NORM, Coins, Ones, Two, square, toy_task
 
-from fedstyle import params, training
+from fedstyle import keeping, params, training
 from fedstyle.config import Training
 from fedstyle.errors import ConfigError, FedstyleError, ParamsError
+from fedstyle.keeping import Budget
 from fedstyle.net import is_norm
 from fedstyle.perceptual import Losses, Objective, gram, load_features
 from fedstyle.training import Content, Progress, Task, choose_device, derive, descend, evaluate, has_fast_bf16
@@ -263,7 +263,7 @@ def test_content_features_are_the_same_kept_or_computed_again(crops, objective, 
     kept = Content(crops, objective, torch.device("cpu"))
     first = kept.batch(5, 0)[1]
     assert torch.equal(first, kept.batch(5, 0)[1])
-    monkeypatch.setattr(training, "KEEP_BYTES", 0)
+    monkeypatch.setattr(keeping, "CONTENT", Budget(0))
     assert torch.equal(first, Content(crops, objective, torch.device("cpu")).batch(5, 0)[1])
     calls = []
     monkeypatch.setattr(Objective, "content_features", lambda self, x: calls.append(x))
@@ -272,13 +272,13 @@ def test_content_features_are_the_same_kept_or_computed_again(crops, objective, 
 
 
 def test_what_all_clients_keep_is_bounded_and_given_back(crops, objective, monkeypatch):
-    budget = training._Budget()
-    monkeypatch.setattr(training, "_BUDGET", budget)
+    budget = Budget(0)
+    monkeypatch.setattr(keeping, "CONTENT", budget)
     cpu = torch.device("cpu")
     first, second = (Content(crops, objective, cpu) for _ in range(2))
     tap = objective.content_features(first.pixels([0]))
     each = tap.numel() * tap.element_size()
-    monkeypatch.setattr(training, "KEEP_BYTES", 7 * each + 1)
+    budget.limit = 7 * each + 1
     bits = first.batch(5, 0)[1]
     assert budget.used == 5 * each
     assert torch.equal(bits, second.batch(5, 0)[1])
@@ -292,13 +292,6 @@ def test_what_all_clients_keep_is_bounded_and_given_back(crops, objective, monke
     gc.collect()
     assert budget.take(7 * each)
     assert not budget.take(2)
-
-
-def test_many_threads_share_the_budget(monkeypatch):
-    monkeypatch.setattr(training, "KEEP_BYTES", 1000)
-    budget = training._Budget()
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(lambda _: budget.take(1), range(3000))) == budget.used == 1000
 
 
 def test_derived_seeds():
