@@ -52,7 +52,7 @@ def run(name: str, folder: Path, clock: str) -> tuple[float, float]:
     start = time.time() if clock == "wall" else 0.0
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
+        raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")
     ends = json.loads(done.stdout.splitlines()[-1])
     return ends[-1] - start, statistics.median(b - a for a, b in itertools.pairwise(ends))
 
@@ -72,9 +72,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=list(WORKS), help="one of the two workloads")
     parser.add_argument("--skip", action="append", default=[], choices=[name for name in CONTENDERS if name != OURS], help="repeatable")
     args = settle(parser, words)
-    there = [name for name in contenders() if name not in args.skip]
-    if args.clock == "cpu":  # of Ray's actors nobody counts the processor time
-        there = [name for name in there if name not in ("fedstyle ray", "Flower")]
+    there, failed = [name for name in contenders() if name not in args.skip], set[str]()
     for kind in [args.only] if args.only else WORKS:
         work = dataclasses.replace(WORKS[kind], workers=args.threads)
         if kind == "real":
@@ -84,17 +82,23 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"{kind} workload: {', '.join(f'{value} {key}' for key, value in vars(work).items())}")
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in there}
         for _ in range(args.repeats):  # taking turns, so that a busy minute hits all
-            for name in there:
+            for name in list(times):
                 folder = Path(tempfile.mkdtemp(prefix="fedstyle-benchmark-"))
                 try:
                     write_population(folder / "population", work)
                     times[name].append(run(name, folder / "population", args.clock))
+                except RuntimeError as error:  # such as Ray, on a machine that is too busy to start it
+                    print(error)
+                    del times[name]
+                    failed.add(name)
                 finally:
                     shutil.rmtree(folder)
+        if OURS not in times:
+            sys.exit(1)
         for name, found in times.items():
             whole, each = (statistics.median(column) for column in zip(*found, strict=True))
             print(f"{name}: {each:.3f} s a round without start-up, {whole:.1f} s for {work.rounds} rounds with it")
-        for name in there:
+        for name in times:
             if name == OURS:
                 continue
             for column, what in enumerate(("with start-up", "")):
@@ -102,6 +106,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 print(f"{kind} workload against {name}{f', {what}' if what else ''}: {statistics.median(found):.1f}x")
             if goal := GOALS.get((kind, name)):
                 print(f"goal: {goal:g}x")
+    if failed:
+        sys.exit(f"failed: {', '.join(sorted(failed))}")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_help_has_an_example(name, modules, capsys):
 def test_the_readme_names_no_option_that_is_not_there():
     text = (FOLDER / "README.md").read_text()
     known = {"--help"}
-    for name in ("reference", "federation", "secagg", "simulation", *NAMES):
+    for name in ("reference", "federation", "secagg", "simulation", "wire", *NAMES):
         known |= set(re.findall(r'"(--[a-z-]+)"', (FOLDER / f"{name}.py").read_text()))
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= known
 
