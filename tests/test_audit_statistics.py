@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedstyle.errors import ConfigError
-from fedstyle.privacy.audit.statistics import Estimate, auc, judge, mean, proportion, tpr_at
+from fedstyle.privacy.audit.statistics import Estimate, auc, clustered, judge, mean, proportion
 
 
 def test_a_share_has_the_exact_interval():
@@ -67,11 +67,42 @@ def test_the_interval_of_auc_covers_what_it_says():
     assert covered / 400 == pytest.approx(0.95, abs=0.049)
 
 
-def test_true_positives_are_counted_where_one_in_a_hundred_others_passes():
-    # Others 0..199: two may pass, so the threshold is 197; of the members 197 (not over it), 197.5, 198 and 300, three pass.
-    members = np.array([197.0, 197.5, 198.0, 300.0])
-    assert tpr_at(members, np.arange(200.0)).value == 0.75
-    assert tpr_at(members, np.arange(50.0) + 160).value == 0.25  # with 50 none may pass: the threshold is 209
+def test_a_mean_of_clusters_counts_clusters():
+    # Clusters (1, 3), (5,): mean 3; sums of deviations -2 + 0 = -2 and 2; variance 2 / 1 * (4 + 4) / 9 = 16 / 9; t(0.975, 1) = 12.706.
+    found = clustered(np.array([1.0, 3.0, 5.0]), np.array([7, 7, 9]))
+    assert (found.value, found.trials) == (3, 2)
+    assert found.high - 3 == pytest.approx(12.706 * 4 / 3, abs=1e-3)
+    assert clustered(np.array([2.0, 2.5]), np.array([1, 1])) == Estimate(2.25, -math.inf, math.inf, 1)
+
+
+def test_shares_of_one_trial_a_cluster_are_exact():
+    hits = np.array([1.0, 0.0, 0.0, 1.0])
+    assert clustered(hits, np.arange(4)) == proportion(2, 4)
+    assert clustered(np.zeros(30), np.repeat(np.arange(3), 10)) == proportion(0, 3)  # nothing differs: as many trials as clusters
+
+
+def test_the_interval_of_clusters_covers_what_it_says_and_one_of_trials_does_not():
+    # 40 users of 25 draws each, whose own chance is 0 or 1/8 alike often: the mean is 1/16. 300 repeats; 0.95 +- 4 sqrt(0.95 x 0.05 / 300).
+    rng, clusters = np.random.default_rng(2), np.repeat(np.arange(40), 25)
+    covered = narrow = 0
+    for _ in range(300):
+        hits = (rng.random(1000) < np.repeat(rng.choice([0, 1 / 8], 40), 25)) * 1.0
+        found, plain = clustered(hits, clusters), proportion(int(hits.sum()), 1000)
+        covered += found.low <= 1 / 16 <= found.high
+        narrow += plain.low <= 1 / 16 <= plain.high
+    assert covered / 300 == pytest.approx(0.95, abs=0.05)
+    assert narrow < covered
+
+
+def test_an_auc_of_clusters_of_one_is_delongs_by_students_law():
+    rng = np.random.default_rng(3)
+    members, others = rng.normal(0.5, 1, 60), rng.normal(0, 1, 200)
+    plain, by_one = auc(members, others), auc(members, others, clusters=(np.arange(60), np.arange(60, 260)))
+    assert by_one.value == plain.value
+    assert by_one.high - by_one.value == pytest.approx(plain.high - plain.value, rel=0.03)
+    # every score ten times over, in clusters of ten: the same interval, and no narrower one
+    often = auc(np.repeat(members, 10), np.repeat(others, 10), clusters=(np.repeat(np.arange(60), 10), np.repeat(np.arange(60, 260), 10)))
+    assert often.high == pytest.approx(by_one.high)
 
 
 def test_a_figure_is_unresolved_when_its_interval_holds_the_limit():

@@ -38,6 +38,12 @@ def test_the_sampler_is_that_of_all_clients_that_rounds_may_ask():
     assert Promise.of(wishes(delta=1e-3), 12).delta == 1e-3
 
 
+def test_updates_that_are_compared_with_each_other_are_not_private():
+    for privacy in (Privacy(clip=1.0, noise=1.0), Privacy(clip=1.0, target_epsilon=1.0), Privacy(clip=1.0, secure=True)):
+        with pytest.raises(ConfigError, match=r"server.level = true compares single updates"):
+            Promise.of(Config(privacy=privacy, server=Server(level=True)), 10)
+
+
 def test_a_target_chooses_the_noise_for_all_rounds():
     promise = Promise.of(wishes(noise=0.0, target_epsilon=4.0, rounds=20), 100)
     spent = Ledger().charge(promise.mechanism, 20).epsilon(promise.delta)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedstyle.privacy import clip
+from fedstyle.privacy.clipping import level
 
 
 def norm(update):
@@ -33,6 +34,14 @@ def test_a_short_update_and_a_norm_of_0_leave_it_as_it_is():
 def test_a_norm_beyond_the_range_of_fp32_squares_is_clipped_too():
     update = {"a": torch.full((4,), 1e30)}  # its square is no fp32
     assert math.isclose(norm(clip(update, 1.0)), 1.0, rel_tol=1e-6)
+
+
+def test_updates_longer_than_the_median_are_shortened_to_it():
+    # Lengths 5, 10, 15 and 0: of the two in the middle, 5 and 10, the shorter counts.
+    updates = {k: {"a": torch.tensor([3.0 * times]), "b": torch.tensor([4.0 * times])} for k, times in enumerate((1, 2, -3, 0))}
+    found = level(updates)
+    assert [(float(one["a"]), float(one["b"])) for one in found.values()] == [(3, 4), (3, 4), (-3, -4), (0, 0)]
+    assert level({}) == {}
 
 
 @settings(max_examples=60, deadline=None)

@@ -16,11 +16,12 @@ from fedstyle.cli.terminal import FOLDER_OR_FILE, as_json, check_free, clean_out
 @click.option("--out", type=FOLDER_OR_FILE, metavar="FOLDER", help="A new folder for audit.json and the page audit.html.")
 @click.option("--set", "overrides", multiple=True, metavar="table.key=value", help="Override a value of the configuration; repeatable.")
 @click.option("--trials", type=int, default=400, show_default=True, help="Users whose style is looked for.")
-@click.option("--filters", type=int, default=100, show_default=True, help="Of these, users whose exported filter is attacked too.")
-@click.option("--members", type=int, default=100, show_default=True, help="Photos that were trained on, to be found out.")
+@click.option("--filters", type=int, default=32, show_default=True, help="Of these, users whose exported filter is attacked too.")
+@click.option("--members", type=int, default=400, show_default=True, help="Photos that were trained on, to be found out.")
 @click.option("--others", type=int, default=1000, show_default=True, help="Photos that were not, to be taken for them.")
-@click.option("--photos", type=int, default=4, show_default=True, help="Photos to rebuild from updates.")
-@click.option("--canaries", type=int, default=600, show_default=True, help="Canaries in the audit of the aggregator.")
+@click.option("--photos", type=int, default=40, show_default=True, help="Photos to rebuild, of users with no other.")
+@click.option("--canaries", type=int, default=300, show_default=True, help="Canaries in the audit of the aggregator.")
+@click.option("--unseen", type=int, default=8, show_default=True, help="Users whom no round asked, to judge the base by; 0 leaves it out.")
 @as_json
 def audit(config: Path, out: Path | None, overrides: tuple[str, ...], as_json: bool, **scale: int) -> None:
     """Attack what rounds release, and check the aggregator.
@@ -61,6 +62,7 @@ def _write(result: dict[str, Any], out: Path) -> None:
 
 
 def _show(result: dict[str, Any], out: Path | None) -> None:
+    say(f"privacy.mode = {result['mode']!r}")
     say(f"{'what is seen':<20}{'rounds':>6}  {'style named':<27}{'membership AUC':<29}{'photo rebuilt, dB':<29}".rstrip())
     for row in result["releases"]:
         named, auc, gain = row["reidentification"], row["membership"]["auc"], row["reconstruction"]
@@ -73,6 +75,9 @@ def _show(result: dict[str, Any], out: Path | None) -> None:
     )
     void = [name for name, control in result["controls"].items() if not control["holds"]]
     say(f"controls: {', '.join(void)} void" if void else "controls: all attacks work where they must")
+    for row in result["frontier"]["utility"]:
+        setting = row["setting"] or f"noise {row['noise']:.3g}, clip {row['clip']:.3g}"
+        say(f"unseen users' loss, {setting}: {100 * row['worse']['value']:+.0f} % {row['worse']['verdict']}")
     say(f"aggregator: {sum(one['passed'] for one in mechanism['checks'])} of {len(mechanism['checks'])} checks passed, "
         f"{sum(one['caught'] for one in mechanism['faults'])} of {len(mechanism['faults'])} seeded faults caught")  # fmt: skip
     for one in mechanism["canaries"]:

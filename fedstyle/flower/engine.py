@@ -25,12 +25,14 @@ from fedstyle.flower.state import ServerState
 from fedstyle.flower.strategies import make_strategy
 from fedstyle.flower.wire import Contract
 from fedstyle.methods import check_match, make_method
+from fedstyle.privacy.settings import check_mode
 
 __all__ = ["Round", "ServerState", "check_ray", "check_server", "count_workers", "privacy_statement", "run_federation"]
 
 
 def check_server(config: Config, count: int) -> Plan | None:
     """The plan of secure sums, if there are to be any; raises ConfigError unless strategy, options, cohort and privacy fit each other."""
+    check_mode(config, count)
     size = cohort_size(config.server, count)
     make_strategy(config.server.strategy, config.server.options, size)
     return Plan.of(config, size, Promise.of(config, count))

@@ -53,6 +53,10 @@ class Promise:
         Raises ConfigError for settings that promise nothing, and FedstyleError when dp-accounting is not installed.
         """
         wishes, server = config.privacy, config.server
+        if server.level and (wishes.secure or wishes.noise or wishes.target_epsilon):
+            raise ConfigError(
+                "server.level = true compares single updates, which noise and secure sums do not account for: set it to false"
+            )
         if not wishes.noise and not wishes.target_epsilon:
             return None
         check_strategy(server.strategy)

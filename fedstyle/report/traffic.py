@@ -97,7 +97,8 @@ def _caution(run: Run) -> Html | None:
         text = (
             f"Updates were clipped to a joint norm of {figure(clip)} and summed securely: the server could read their sum and no single one"
         )
-        return tag("p", f"{text}. {noise.capitalize()}. What the sum itself tells is not hidden by masks.", class_="note")
+        mode = 'This run was in the private mode (privacy.mode = "private"). ' if privacy.get("mode") == "private" else ""
+        return tag("p", f"{mode}{text}. {noise.capitalize()}. What the sum itself tells is not hidden by masks.", class_="note")
     done = f"clipped to a joint norm of {figure(clip)}" if is_number(clip) and clip else "not clipped"
     if any(is_number(value) and value for name, value in privacy.items() if "noise" in name):
         return tag("p", f"Updates were {done}, and noise was added; the configuration below holds the figures.", class_="note")

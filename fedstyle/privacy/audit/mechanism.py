@@ -1,28 +1,29 @@
-"""The aggregator and sampler of a configuration under test: conformance, seeded faults, and canaries."""
+"""The aggregator and sampler of a configuration under test, as they run: conformance, seeded faults, and canaries."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from fedstyle.config import Config
 from fedstyle.params import Params
 from fedstyle.privacy.accounting import delta_for, epsilon, relation, target_noise
 from fedstyle.privacy.audit import canary
-from fedstyle.privacy.audit.conformance import ALPHA, LIKE, Terms, conformance
+from fedstyle.privacy.audit.conformance import ALPHA, NAMES, Check, Terms, conformance
 from fedstyle.privacy.audit.faults import FAULTS
 from fedstyle.privacy.audit.users import seed_of
-from fedstyle.privacy.gaussian import seeded
+from fedstyle.privacy.audit.wired import Wired
 from fedstyle.privacy.sampling import Fixed, Poisson, Sampler
 
-RELEASES, DRAWS = 100, 2000
-"""Releases and draws that each check of the aggregator looks at; a fifth of the releases for a seeded fault."""
 DELTA = 1e-5
 """The delta of the canaries' bound, at most: it has no power where delta times the canaries is near 1."""
 COHORT = 20
 """Users expected in a round, where the configuration does not say."""
+HONEST = 20
+"""Users beside the canaries who send nothing to speak of."""
+SECURE = tuple(name for name in NAMES if not name.startswith("inclusion"))
+"""The checks of a secure sum: it draws as any other round."""
 
 
 def terms_of(config: Config, norm: float) -> Terms:
@@ -36,8 +37,24 @@ def terms_of(config: Config, norm: float) -> Terms:
     sampler = _sampler(config, population, cohort / population)
     noise = private.noise or 1.0
     if private.target_epsilon:
-        noise = target_noise(private.target_epsilon, sampler, config.server.rounds, private.delta or delta_for(population))
+        charged = _everyone(sampler) if private.secure else sampler
+        noise = target_noise(private.target_epsilon, charged, max(1, config.server.rounds), _delta(config, sampler))
     return Terms(private.clip or norm, noise, sampler)
+
+
+def promised(config: Config, terms: Terms) -> float:
+    """Epsilon of all rounds on these terms, as a run charges it: without what sampling saves where sums are secure."""
+    sampler = _everyone(terms.sampler) if config.privacy.secure else terms.sampler
+    return epsilon(terms.noise, sampler, config.server.rounds, _delta(config, terms.sampler))
+
+
+def _delta(config: Config, sampler: Sampler) -> float:
+    return config.privacy.delta or delta_for(sampler.population)
+
+
+def _everyone(sampler: Sampler) -> Sampler:
+    """The sampler that takes everybody: what one is worth against a server, which knows whom it asked."""
+    return dataclasses.replace(sampler, cohort=sampler.population) if isinstance(sampler, Fixed) else dataclasses.replace(sampler, rate=1.0)
 
 
 def _sampler(config: Config, population: int, rate: float) -> Sampler:
@@ -46,40 +63,28 @@ def _sampler(config: Config, population: int, rate: float) -> Sampler:
     return Poisson(population, rate)
 
 
-def measure(
-    config: Config, terms: Terms, like: Params, honest: Sequence[Params], canaries: int, watch: Callable[[str, int, int], None]
-) -> dict[str, Any]:
-    """Checks, faults and canaries of the library's own aggregator on these terms, as plain values."""
-    seed, total = seed_of(config, "mechanism"), len(FAULTS) + 3
+def measure(config: Config, terms: Terms, canaries: int, watch: Callable[[str, int, int], None]) -> dict[str, Any]:
+    """Checks, faults and canaries of a run's own rounds on these terms, as plain values.
+
+    The rounds go through Flower: see `wired`. With secure sums those are checked too; their draws are those of any other round.
+    """
+    seed, total = seed_of(config, "mechanism") % (1 << 31), len(FAULTS) + 4
     watch("aggregator", 0, total)
-    checks = conformance(
-        terms.aggregate(LIKE, seeded(seed)), terms.sampler.draw, terms, releases=_enough(terms, RELEASES), draws=DRAWS, seed=seed
-    )
+    checks = [_row(check, "noise by the server") for check in conformance(Wired(terms, config, seed), terms, seed=seed)]
+    watch("aggregator", 1, total)
+    if config.privacy.secure:
+        summed = conformance(Wired(terms, config, seed, secure=True), terms, seed=seed, only=SECURE)
+        checks += [_row(check, "secure sum") for check in summed]
     faults = []
-    for number, fault in enumerate(FAULTS, 1):
+    for number, fault in enumerate(FAULTS, 2):
         watch("aggregator", number, total)
-        aggregate = fault.aggregate(terms, LIKE, seeded(seed)) if fault.aggregate else terms.aggregate(LIKE, seeded(seed))
-        select = fault.select(terms) if fault.select else terms.sampler.draw
-        found = {
-            check.name: check
-            for check in conformance(aggregate, select, terms, releases=_enough(terms, RELEASES // 5), draws=DRAWS, seed=seed)
-        }
-        faults.append({"name": fault.name, "size": fault.size, "check": fault.caught_by, "caught": not found[fault.caught_by].passed})
-    rounds, rate = config.server.rounds, terms.sampler.rate
-    delta = config.privacy.delta or delta_for(terms.sampler.population)
+        (check,) = conformance(Wired(terms, config, seed, fault=fault), terms, seed=seed, only=[fault.caught_by])
+        faults.append({"name": fault.name, "size": fault.size, "check": fault.caught_by, "found": check.found, "wanted": check.wanted,
+                       "chance": check.chance, "caught": not check.passed})  # fmt: skip
     bounds: list[dict[str, Any]] = []
-    for about, share, times in (("as configured", rate, rounds), ("one round, every user in it", 1.0, 1)):
-        watch("aggregator", len(FAULTS) + 1 + len(bounds), total)
-        sampler = _sampler(config, canaries + len(honest), share)
-        own = dataclasses.replace(terms, sampler=sampler)
-        small = min(delta, DELTA)
-        claimed = epsilon(terms.noise, sampler, times, small)
-        guesses = canary.plan_guesses(canaries, terms.noise, times, share, small)
-        bound = canary.audit(
-            own.aggregate(like, seeded(seed + 1)), sampler.draw, like, honest, canaries=canaries, guesses=guesses, clip=terms.clip,
-            rounds=times, claimed=claimed, delta=small, seed=seed,
-        )  # fmt: skip
-        bounds.append({"about": about, "rounds": times, "rate": share, **dataclasses.asdict(bound), "alarm": bound.chance < ALPHA})
+    for about, share, times in (("as configured", terms.sampler.rate, config.server.rounds), ("one round, every user in it", 1.0, 1)):
+        watch("aggregator", len(FAULTS) + 2 + len(bounds), total)
+        bounds.append({"about": about, "rounds": times, "rate": share, **_canaries(config, terms, canaries, share, times, seed)})
     watch("aggregator", total, total)
     return {
         "clip": terms.clip,
@@ -87,25 +92,36 @@ def measure(
         "noise": terms.noise,
         "population": terms.sampler.population,
         "cohort": terms.denominator,
-        "rate": rate,
+        "rate": terms.sampler.rate,
         "sampler": config.privacy.sampler,
-        "rounds": rounds,
-        "epsilon": epsilon(terms.noise, terms.sampler, rounds, delta),
-        "delta": delta,
+        "secure": config.privacy.secure,
+        "rounds": config.server.rounds,
+        "epsilon": promised(config, terms),
+        "delta": _delta(config, terms.sampler),
         "accountant": "rdp",
         "neighbours": relation(terms.sampler),
         "false alarms": ALPHA,
-        "checks": [dataclasses.asdict(check) for check in checks],
+        "checks": checks,
         "faults": faults,
         "canaries": bounds,
     }
 
 
-def _enough(terms: Terms, least: int) -> int:
-    """Releases that show the smallest of the seeded faults' shifts, in clipping norms of the sum, at 8.5 standard deviations."""
-    cohort = max(2, round(terms.denominator))
-    shift = min(9.0, cohort - 1, 0.5 * (cohort // 2))
-    return min(5000, max(least, math.ceil((8.5 * terms.noise / shift) ** 2)))
+def _row(check: Check, path: str) -> dict[str, Any]:
+    return {**dataclasses.asdict(check), "found": float(check.found), "path": path}
+
+
+def _canaries(config: Config, terms: Terms, canaries: int, share: float, times: int, seed: int) -> dict[str, Any]:
+    """The canaries' bound over rounds of a run, in which the canaries that were drawn and are in reply, and the honest that were drawn."""
+    sampler, delta = _sampler(config, canaries + HONEST, share), min(_delta(config, terms.sampler), DELTA)
+    claimed, wired = epsilon(terms.noise, sampler, times, delta), Wired(terms, config, seed + 1)
+    honest: list[Params] = [{name: 0 * value for name, value in wired.like.items()}] * HONEST
+    guesses = canary.plan_guesses(canaries, terms.noise, times, share, delta)
+    bound = canary.audit(
+        wired.aggregate, sampler.draw, wired.like, honest, canaries=canaries, guesses=guesses, clip=terms.clip, rounds=times,
+        claimed=claimed, delta=delta, seed=seed,
+    )  # fmt: skip
+    return {**dataclasses.asdict(bound), "alarm": bound.chance < ALPHA}
 
 
 def faults_found(mechanism: dict[str, Any]) -> list[str]:

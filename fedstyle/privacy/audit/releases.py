@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedstyle.base import Base
 from fedstyle.methods import Method
 from fedstyle.net import is_norm
-from fedstyle.privacy.audit.users import Trace, Vector
-from fedstyle.privacy.gaussian import Draw
-from fedstyle.privacy.noise import flatten, noisy_mean
 
 Mask = NDArray[np.bool_]
 
@@ -35,52 +30,57 @@ class Release(Enum):
         "clipped and noised",
         "The shared change, clipped, with all of a round's noise: the noisy sum less all other users' changes, taken as known.",
     )
-    SUMMED = ("securely summed", "The sum of a cohort's shared changes, with no single one seen and no noise.")
+    SUMMED = ("securely summed", "The sum of a cohort's shared changes, clipped, with no single one seen and no noise.")
     FILTER = ("exported filter", "The personal filter itself against the base, in fp16, as a user shares it.")
 
 
 @dataclass(frozen=True)
 class Lens:
-    """How releases are made of changes: which numbers of a vector are norms and which are shared, and the round's clipping and noise."""
+    """Which numbers and tensors of a whole change, in `flatten`'s order, a release tells something of."""
 
-    norms: Mask
-    shared: Mask
-    clip: float
-    noise: float
-    cohort: int
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    norm_tensors: Mask
+    shared_tensors: Mask
 
     @classmethod
-    def of(cls, base: Base, method: Method, *, clip: float, noise: float, cohort: int) -> Lens:
+    def of(cls, base: Base, method: Method) -> Lens:
         """The lens of a base's architecture under a method."""
         whole = base.transform()
+        names = tuple(sorted(whole))
 
-        def mask(chosen: Any) -> Mask:
-            return flatten({name: torch.full_like(value, float(chosen(name))) for name, value in whole.items()}) > 0.5
+        def mask(chosen: Callable[[str], bool]) -> Mask:
+            return np.array([chosen(name) for name in names])
 
-        return cls(mask(is_norm), mask(method.shares), clip, noise, cohort)
+        return cls(names, tuple(whole[name].numel() for name in names), mask(is_norm), mask(method.shares))
+
+    @property
+    def cuts(self) -> list[int]:
+        """Where each tensor ends."""
+        return [int(end) for end in np.cumsum(self.sizes)]
+
+    @property
+    def norms(self) -> Mask:
+        """Which numbers are norms."""
+        return np.repeat(self.norm_tensors, self.sizes)
+
+    @property
+    def shared(self) -> Mask:
+        """Which numbers are shared."""
+        return np.repeat(self.shared_tensors, self.sizes)
+
+    def tensors(self, release: Release) -> Mask:
+        """Which tensors a release tells something of."""
+        partial = {Release.NOTHING: np.zeros_like(self.norm_tensors), Release.NORMS: self.norm_tensors}
+        if release in (Release.SHARED, Release.NOISED, Release.SUMMED):
+            return self.shared_tensors
+        return partial.get(release, np.ones_like(self.norm_tensors))
+
+    def parts(self, release: Release) -> list[Mask]:
+        """The same, norms and the rest apart: they are trained at other rates."""
+        seen = self.tensors(release)
+        return [part for part in (seen & self.norm_tensors, seen & ~self.norm_tensors) if part.any()]
 
     def mask(self, release: Release) -> Mask:
-        """Which numbers of a whole change this release tells something of."""
-        partial = {Release.NOTHING: np.zeros_like(self.norms), Release.NORMS: self.norms}
-        if release in (Release.SHARED, Release.NOISED, Release.SUMMED):
-            return self.shared
-        return partial.get(release, np.ones_like(self.norms))
-
-    def see(self, release: Release, user: Trace, others: Sequence[Trace], draw: Draw, *, rounds: int) -> list[Vector]:
-        """What is seen of a user, a vector a round for the first so many rounds; of a filter one vector, made after them.
-
-        `others` are the rest of its cohort, for the release that sums.
-        """
-        if release is Release.FILTER:
-            return [user.filters[0 if rounds == 1 else -1]]
-        mask = self.mask(release)
-        seen = [change[mask] for change in user.rounds[:rounds]]
-        if release is Release.SUMMED:
-            return [sum((other.rounds[k][mask] for other in others), own) for k, own in enumerate(seen)]
-        return [self.noisy(own, draw) for own in seen] if release is Release.NOISED else seen
-
-    def noisy(self, change: Vector, draw: Draw) -> Vector:
-        """A change through the aggregator itself, alone in its round: clipped, on the grid, with the round's whole noise."""
-        own = torch.from_numpy(change)
-        mean = noisy_mean([{"own": own}], {"own": torch.zeros_like(own)}, clip=self.clip, noise=self.noise, denominator=1.0, draw=draw)
-        return mean["own"].numpy()
+        """Which numbers a release tells something of."""
+        return np.repeat(self.tensors(release), self.sizes)

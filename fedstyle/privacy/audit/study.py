@@ -10,35 +10,38 @@ measured is the audit's question and no run's, so it stands in `Scale` and not i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedstyle.config import Config
-from fedstyle.perceptual import Objective
-from fedstyle.privacy.audit import inversion, mechanism, membership, reidentification
-from fedstyle.privacy.audit.releases import Lens, Release
+from fedstyle.privacy.audit import inversion, mechanism, utility
+from fedstyle.privacy.audit.attacks import Attacks, Watch, learned_control, prepare, search
+from fedstyle.privacy.audit.releases import Release
 from fedstyle.privacy.audit.statistics import Estimate, Verdict, judge, mean
-from fedstyle.privacy.audit.users import Trace, client_of, draws, seed_of, trace
+from fedstyle.privacy.audit.users import Trace, draws, seed_of, trace
 from fedstyle.privacy.audit.world import World, build_world
 from fedstyle.privacy.gaussian import seeded
 from fedstyle.tables import need
 
-Watch = Callable[[str, int, int], None]
-
-MARGIN, GAIN, AUC = 0.05, 1.0, 0.55
-"""Limits: re-identification over chance, dB over what knows nothing, and the membership attack's AUC."""
+MARGIN, GAIN, AUC, WORSE = 0.05, 1.0, 0.55, 0.15
+"""Limits: re-identification over chance, dB over what knows nothing, the membership attack's AUC, unseen users' loss over the base's."""
+NOISES = (2.0, 4.0, 8.0, 32.0)
+"""The configured noise is also divided by these, for the frontier."""
+CLIPS = (10.0, 100.0)
+"""And the clipping norm multiplied by these, which moves the base as much more and tells no more of a user."""
 LIMITS = (
     "Attacks that find nothing prove nothing: a better attacker, another network, more rounds or larger pictures may tell more.",
     "Keeping the norms on the device is no privacy mechanism: what is shared tells of the style as well.",
-    "The noise is accounted against those who see released bases. A server that sums updates itself sees each of them before the noise.",
-    "A secure sum hides who sent what and not what the sum tells: it carries no noise.",
+    "With noise added by the server alone, the server sees each update before it. In the private mode devices add it, and it sees sums.",
+    "A secure sum hides who sent what and not what the sum tells: it carries no noise of itself.",
     "A shared filter shows its style by design; there, only what it tells of photos is a leak.",
-    "What is seen is as it was trained, not rounded to the wire's 16 bits.",
+    "Draws of noise are many over the same updates, so intervals go by users, and of sums by cohorts; all share one base and one attacker.",
+    "Photos are rebuilt by a linear attack, which finds light and colour; the gradient search counts only where its own controls hold.",
     "Pictures are small and cut from few photographs unless the configuration names many; figures are for this workload.",
     "Randomness is seeded, so that the audit can be repeated; a real federation's is not.",
 )
@@ -50,17 +53,19 @@ class Scale:
 
     trials: int = 400
     """Users whose style is looked for."""
-    filters: int = 100
+    filters: int = 32
     """Of these, users whose exported filter is attacked too, which takes longer to make."""
-    members: int = 100
+    members: int = 400
     others: int = 1000
-    photos: int = 4
-    """Photos that are rebuilt."""
-    canaries: int = 600
+    photos: int = 40
+    """Photos that are rebuilt, of users with no other."""
+    canaries: int = 300
+    unseen: int = 8
+    """Users whom no round asked, for what is left of the base; 0 leaves that out."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        least = {"trials": 4, "filters": 2, "members": 4, "others": 20, "photos": 2, "canaries": 50}
+        least = {"trials": 4, "filters": 2, "members": 4, "others": 20, "photos": 2, "canaries": 50, "unseen": 0}
         for name, number in least.items():
             need(getattr(self, name) >= number, f"--{name}", getattr(self, name), f"give {number} or more")
 
@@ -68,179 +73,126 @@ class Scale:
 def audit(config: Config, scale: Scale | None = None, watch: Watch = lambda *_: None) -> dict[str, Any]:
     """Measure everything; the result is plain values for JSON. Raises ConfigError where the configuration's data do not suffice.
 
-    One thread is used, and memory for the changes of all users: 4 bytes x trials x rounds x parameters.
+    One thread is used, and memory for the changes of all users: 2 bytes x trials x rounds x parameters, and as much again for a while.
     """
-    scale, threads = scale or Scale(), torch.get_num_threads()
+    scale, threads, began = scale or Scale(), torch.get_num_threads(), time.process_time()
     torch.set_num_threads(1)
     try:
-        return _audit(config, scale, watch)
+        result = _audit(config, scale, watch)
     finally:
         torch.set_num_threads(threads)
+    return {**result, "seconds": round(time.process_time() - began)}
 
 
 def _audit(config: Config, scale: Scale, watch: Watch) -> dict[str, Any]:
-    world = build_world(config, scale.members + scale.others, watch)
-    rng, picks = np.random.default_rng(seed_of(config, "users")), []
-    chosen = draws(rng, len(world.pixels), min(config.training.crops, len(world.pixels) // 2))
-    for index in range(scale.trials):
-        watch("users", index, scale.trials)
-        style = index % len(world.styles)
-        seed = seed_of(config, "user", index)
-        picks.append(
-            trace(config, world.bases, world.pixels, world.styles[style], style, next(chosen), seed, filters=index < scale.filters)
-        )
-    watch("users", scale.trials, scale.trials)
-    norm = float(np.median([np.linalg.norm(user.rounds[0][world.shared]) for user in picks]))
+    world, picks, rng = simulate_users(config, scale, watch)
+    last = len(world.bases) - 1
+    norm = float(np.median([np.linalg.norm(user.rounds[0][world.shared].astype(np.float32)) for user in picks]))
     terms = mechanism.terms_of(config, norm)
-    lens = Lens(world.norms, world.shared, terms.clip, terms.noise, round(terms.denominator))
-    photos = _piles(world, picks[: max(1, scale.members // len(picks[0].pictures))], scale, rng, watch)
-    singles = _rebuild(world, lens, picks, scale, rng, watch)
-    rows: list[dict[str, Any]] = []
-    moments = sorted({1, len(world.bases) - 1})
-    for release in Release:
-        for rounds in moments:
-            watch("attacks", len(rows), len(Release) * len(moments))
-            rows.append(
-                {
-                    "release": release.key,
-                    "about": release.about,
-                    "rounds": rounds,
-                    "reidentification": _reidentify(world, lens, picks, release, rounds, rng),
-                    "membership": _membership(lens, picks, photos, release, rounds, rng),
-                    "reconstruction": singles["gains"].get((release, rounds)),
-                }
-            )
-    chance = 1 / len(world.styles)
+    attacks = prepare(
+        world, picks, terms, members=scale.members, others=scale.others, photos=scale.photos, rng=rng, watch=watch
+    )  # fmt: skip
+    chance, moments = 1 / len(world.styles), sorted({1, last})
+    rows = [
+        {"release": release.key, "about": release.about, "rounds": rounds, **_attack(attacks, release, rounds, terms.noise, rng)}
+        for release in Release
+        for rounds in moments
+    ]
     result: dict[str, Any] = {
-        "workload": {**world.describe(), "trials": scale.trials, "photos of a user": len(picks[0].pictures), "rounds": moments[-1]},
-        "targets": {"reidentification": chance + MARGIN, "chance": chance, "membership": AUC, "reconstruction": GAIN},
-        "controls": _controls(rows, chance, singles["control"]),
+        "mode": config.privacy.mode,
+        "workload": {**world.describe(), "trials": scale.trials, "photos of a user": len(picks[0].pictures), "rounds": last,
+                     "length of an update": norm},
+        "targets": {"reidentification": chance + MARGIN, "chance": chance, "membership": AUC, "reconstruction": GAIN, "utility": WORSE},
         "releases": rows,
-        "mechanism": mechanism.measure(config, terms, world.like(), world.honest(picks), scale.canaries, watch),
+        "frontier": _frontier(config, world, attacks, scale, rng, watch),
+        "mechanism": mechanism.measure(config, terms, scale.canaries, watch),
+        "controls": _controls(rows, chance, learned_control(world, scale.photos, rng), search(world, rng, watch)),
         "limits": list(LIMITS),
-    }
-    _judge_rows(result)
+    }  # fmt: skip
+    for row in [*rows, *result["frontier"]["privacy"]]:
+        _judge(row, result)
+    for row in result["frontier"]["utility"]:
+        if row["worse"]:
+            row["worse"]["verdict"] = judge(Estimate(**row["worse"]), WORSE)
     return result
 
 
-def _see(lens: Lens, user: Trace, users: Sequence[Trace], release: Release, rounds: int, rng: np.random.Generator) -> list[Any]:
-    """What a release shows of a user; the rest of its cohort are others of `users`, at random."""
-    rest = [index for index, one in enumerate(users) if one is not user] if release is Release.SUMMED else []
-    others = [users[index] for index in rng.choice(rest, min(lens.cohort - 1, len(rest)), replace=False)] if rest else []
-    return lens.see(release, user, others, seeded(int(rng.integers(1 << 62))), rounds=rounds)
+def simulate_users(config: Config, scale: Scale, watch: Watch) -> tuple[World, list[Trace], np.random.Generator]:
+    """The attacker's world and the users that are attacked, who train for all rounds; and the randomness that goes on from there."""
+    world = build_world(config, scale.members + scale.others, watch)
+    rng = np.random.default_rng(seed_of(config, "users"))
+    picks: list[Trace] = []
+    chosen = draws(rng, len(world.pixels), min(config.training.crops, len(world.pixels) // 2))
+    last = len(world.bases) - 1
+    for index in range(scale.trials):
+        watch("users", index, scale.trials)
+        style, seed = index % len(world.styles), seed_of(config, "user", index)
+        when = {1, last} if index < scale.filters else ()
+        picks.append(trace(config, world.bases, world.pixels, world.styles[style], style, next(chosen), seed, filters=when))
+    watch("users", scale.trials, scale.trials)
+    return world, picks, rng
 
 
-def _reidentify(
-    world: World, lens: Lens, picks: Sequence[Trace], release: Release, rounds: int, rng: np.random.Generator
-) -> dict[str, Any]:
-    mask = lens.mask(release)
-    parts = [part for part in (lens.norms[mask], ~lens.norms[mask]) if part.any()]
-    simulated = [world.filters[0 if rounds == 1 else -1]] if release is Release.FILTER else world.rounds[:rounds]
-    styles = [[reidentification.templates(one[..., mask][..., part]) for part in parts] for one in simulated]
-    users = [index for index, user in enumerate(picks) if user.filters or release is not Release.FILTER]
-    guesses = []
-    for index in users:
-        found: list[reidentification.Floats] = [np.zeros(len(world.styles))]
-        for seen, rows in zip(_see(lens, picks[index], picks, release, rounds, rng), styles, strict=True):
-            found += [reidentification.scores(seen[part], row) for part, row in zip(parts, rows, strict=True)]
-        guesses.append(reidentification.guess(found, rng))
-    return _figures(reidentification.accuracy(guesses, [picks[index].style for index in users]))
+def _attack(attacks: Attacks, release: Release, rounds: int, noise: float, rng: np.random.Generator) -> dict[str, Any]:
+    told, gain = attacks.tell(release, rounds, noise, rng), attacks.rebuild(release, rounds, noise, rng)
+    return {
+        "reidentification": _figures(attacks.name(release, rounds, noise, rng)),
+        "membership": {"auc": _figures(told.auc), "tpr": _figures(told.tpr), "members": told.members, "others": told.others},
+        "reconstruction": _figures(gain) if gain else None,
+    }
 
 
-@dataclass(frozen=True)
-class _Pile:
-    """The photos that are asked about of one user, members first, as steps against their gradient."""
-
-    steps: reidentification.Floats
-    members: int
-
-
-def _piles(world: World, users: Sequence[Trace], scale: Scale, rng: np.random.Generator, watch: Watch) -> list[_Pile]:
-    piles = []
-    each = -(-scale.others // len(users))
-    for number, user in enumerate(users):
-        watch("photos asked about", number, len(users))
-        rest = np.setdiff1d(np.arange(len(world.pixels)), user.pictures)
-        others = rng.choice(rest, min(each, len(rest)), replace=False)
-        pictures = world.pixels[[*user.pictures, *others.tolist()]]
-        piles.append(_Pile(membership.steps(world.bases[0], _objective(world, user.style), pictures), len(user.pictures)))
-    return piles
-
-
-def _objective(world: World, style: int) -> Objective:
-    return client_of(world.config, None, world.pixels[:1], world.styles[style], 0).objective()
-
-
-def _membership(
-    lens: Lens, picks: Sequence[Trace], piles: Sequence[_Pile], release: Release, rounds: int, rng: np.random.Generator
-) -> dict[str, Any]:
-    inside, outside, mask = [], [], lens.mask(release)
-    for index, pile in enumerate(piles):
-        if release is Release.FILTER and not picks[index].filters:
-            continue
-        seen = _see(lens, picks[index], picks, release, rounds, rng)
-        blind = release is Release.NOTHING
-        scores = rng.normal(size=len(pile.steps)) if blind else membership.scores(pile.steps[:, mask], seen)
-        inside.append(scores[: pile.members])
-        outside.append(scores[pile.members :])
-    found = membership.measure(np.concatenate(inside), np.concatenate(outside))
-    return {"auc": _figures(found.auc), "tpr": _figures(found.tpr), "members": found.members, "others": found.others}
+def _frontier(
+    config: Config, world: World, attacks: Attacks, scale: Scale, rng: np.random.Generator, watch: Watch
+) -> dict[str, list[dict[str, Any]]]:
+    """How privacy goes with noise, and what noise and clipping leave of the base; privacy hangs on the noise alone."""
+    terms, last = attacks.terms, len(world.rounds)
+    privacy = []
+    for share in (1.0, *NOISES):
+        noise = terms.noise / share
+        about = {"noise": noise, "epsilon": mechanism.promised(config, dataclasses.replace(terms, noise=noise))}
+        privacy.append({**about, **_attack(attacks, Release.NOISED, last, noise, rng)})
+    settings = [(1.0, clip) for clip in (1.0, *CLIPS)]
+    rows: list[dict[str, Any]] = []
+    if scale.unseen:
+        watch("unseen users", 0, len(settings) + 2)
+        plain = utility.losses(world, world.bases[-1], scale.unseen)
+        first = utility.losses(world, world.bases[0], scale.unseen)
+        rows.append({"setting": "the first base, no round", **_worse(first, plain)})
+        for number, (share, wider) in enumerate(settings):
+            watch("unseen users", number + 2, len(settings) + 2)
+            clip, noise = terms.clip * wider, terms.noise / share
+            base = utility.private_base(world, clip=clip, noise=noise, cohort=terms.cohort, draw=seeded(seed_of(config, "utility", number)))
+            length = noise * clip / terms.cohort * (last * int(world.shared.sum())) ** 0.5
+            about = {"noise": noise, "clip": clip, "length of the noise": length, "of the base": length / utility.size(world)}
+            rows.append({"setting": "", **about, **_worse(utility.losses(world, base, scale.unseen), plain)})
+    return {"privacy": privacy, "utility": rows}
 
 
-def _rebuild(world: World, lens: Lens, picks: Sequence[Trace], scale: Scale, rng: np.random.Generator, watch: Watch) -> dict[str, Any]:
-    """The gains of inversion by release and rounds, over users with one photo each, and the positive control."""
-    pictures = rng.choice(len(world.pixels), scale.photos, replace=False).tolist()
-    prior = world.public.double().mean(0, keepdim=True) / 255
-    smooth = inversion.smoothed(prior)
-    gains: dict[tuple[Release, int], list[float]] = {}
-    plain: list[float] = []
-    crowd = [
-        trace(world.config, world.bases, world.pixels, world.styles[k % len(world.styles)], k % len(world.styles), [pick],
-              seed_of(world.config, "single", k), filters=True)
-        for k, pick in enumerate(pictures)
-    ]  # fmt: skip
-    for number, (user, pick) in enumerate(zip(crowd, pictures, strict=True)):
-        watch("photos rebuilt", number, len(pictures))
-        picture, objective = world.pixels[[pick]].double() / 255, _objective(world, user.style)
-
-        def attack(release: Release, seen: Any, objective: Objective = objective) -> Tensor:
-            step = inversion.step_of(world.bases[0], objective, lens.mask(release))
-            return inversion.invert(step, torch.from_numpy(np.asarray(seen)), prior)
-
-        noise = rng.normal(size=int(lens.mask(Release.SHARED).sum()))
-        blind = [inversion.psnr(one, picture) for one in (prior, smooth, attack(Release.SHARED, noise))]
-        slope = membership.steps(world.bases[0], objective, world.pixels[[pick]])[0]
-        plain.append(inversion.Rebuilt(inversion.psnr(attack(Release.FULL, slope), picture), *blind).gain)
-        for release in [one for one in Release if one is not Release.NOTHING]:
-            for rounds in sorted({1, len(world.bases) - 1}):
-                seen = np.sum(_see(lens, user, picks, release, rounds, rng), axis=0)
-                rebuilt = inversion.Rebuilt(inversion.psnr(attack(release, seen), picture), *blind)
-                gains.setdefault((release, rounds), []).append(rebuilt.gain)
-    watch("photos rebuilt", len(pictures), len(pictures))
-    small = torch.nn.functional.interpolate(world.pixels[pictures].double() / 255, size=(inversion.SIDE, inversion.SIDE), mode="area")
-    start = torch.nn.functional.interpolate(prior, size=(inversion.SIDE, inversion.SIDE), mode="area")
-    control = [inversion.control(small[[k]], start, k) for k in range(min(4, len(pictures)))]
-    return {"gains": {key: _figures(mean(np.array(values))) for key, values in gains.items()}, "control": {"psnr": control, "plain": plain}}
+def _worse(these: Any, those: Any) -> dict[str, Any]:
+    return {"worse": _figures(mean(utility.worse(these, those)))}
 
 
-def _controls(rows: Sequence[dict[str, Any]], chance: float, rebuilt: Mapping[str, list[float]]) -> dict[str, Any]:
+def _controls(rows: Sequence[dict[str, Any]], chance: float, learned: Estimate, searched: dict[str, list[float]]) -> dict[str, Any]:
     """Whether each attack works where it should: only then is it news that it fails elsewhere."""
     open_ = [row for row in rows if row["release"] in (Release.SHARED.key, Release.FULL.key)]
     return {
-        "reconstruction": {**rebuilt, "needed": inversion.CONTROL, "holds": inversion.holds(rebuilt["psnr"], rebuilt["plain"], GAIN)},
+        "reconstruction": {**_figures(learned), "needed": GAIN, "holds": learned.value >= GAIN and learned.low > 0},
+        "search": {**searched, "needed": inversion.CONTROL, "holds": inversion.holds(searched["psnr"], searched["plain"], GAIN)},
         "reidentification": {"holds": any(row["reidentification"]["low"] > chance for row in open_)},
         "membership": {"holds": any(row["membership"]["auc"]["low"] > 0.5 for row in open_)},
     }
 
 
-def _judge_rows(result: dict[str, Any]) -> None:
-    """Add a verdict to each figure; where the attack's control fails, nothing is met."""
-    for row in result["releases"]:
-        for name in ("reidentification", "membership", "reconstruction"):
-            figure = row[name]["auc"] if name == "membership" else row[name]
-            if figure is not None:
-                verdict: Verdict = judge(Estimate(**figure), result["targets"][name])
-                figure["verdict"] = verdict if result["controls"][name]["holds"] or verdict == "not met" else "unresolved"
+def _judge(row: dict[str, Any], result: dict[str, Any]) -> None:
+    """Add a verdict to each figure; where the attack's control fails, or a search that works was not tried, nothing is met."""
+    for name in ("reidentification", "membership", "reconstruction"):
+        figure = row[name]["auc"] if name == "membership" else row[name]
+        if figure is not None:
+            verdict: Verdict = judge(Estimate(**figure), result["targets"][name])
+            untried = name == "reconstruction" and result["controls"]["search"]["holds"]
+            known = result["controls"][name]["holds"] and not untried
+            figure["verdict"] = verdict if known or verdict == "not met" else "unresolved"
 
 
 def _figures(estimate: Estimate) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from fedstyle.privacy.noise import flatten
 from fedstyle.style import Style
 from fedstyle.training import derive
 
-Vector = NDArray[np.float32]
+Vector = NDArray[np.float16]
 STYLES = 16
 """Styles among which a user's is looked for, where there are as many."""
 
@@ -43,13 +43,16 @@ class Held(Photos):
 
 @dataclass(frozen=True)
 class Trace:
-    """What one user did. Changes are against the base that a round began with, of all the network's parameters by `flatten`'s order."""
+    """What one user did. Changes are against the base that a round began with, of all the network's parameters by `flatten`'s order.
+
+    They are kept in fp16, as they cross the wire and as filters are exported.
+    """
 
     style: int
     pictures: tuple[int, ...]
     rounds: tuple[Vector, ...]
     filters: tuple[Vector, ...] = ()
-    """Of the filter made after the first round and of the one made after the last, rounded to fp16 as filters are exported."""
+    """Of the filter made after the first round and of the one made after the last."""
 
 
 def styles_of(config: Config) -> list[Style]:
@@ -115,29 +118,40 @@ def change(client: Client, base: Base, round: int) -> dict[str, Tensor]:
 
 
 def trace(
-    config: Config, bases: Sequence[Base], pixels: Tensor, style: Style, index: int, pictures: Sequence[int], seed: int, *, filters: bool
+    config: Config,
+    bases: Sequence[Base],
+    pixels: Tensor,
+    style: Style,
+    index: int,
+    pictures: Sequence[int],
+    seed: int,
+    *,
+    filters: Container[int],
 ) -> Trace:
-    """A user's way through the rounds that these bases begin; the last base is the one after the last round."""
+    """A user's way through the rounds that these bases begin, with a filter made after each round that `filters` names.
+
+    The last base is the one after the last round.
+    """
     with tempfile.TemporaryDirectory() as home:
         client = client_of(config, Path(home), pixels[list(pictures)], style, seed)
         rounds, made = [], []
         for number, base in enumerate(bases[:-1], 1):
             rounds.append(vector(change(client, base, number)))
-            if filters and (number == 1 or number == len(bases) - 1):
+            if number in filters:
                 made.append(vector(filter_change(client, bases[number], config.training.iterations)))
         return Trace(index, tuple(pictures), tuple(rounds), tuple(made[:1] + made[-1:]))
 
 
 def filter_change(client: Client, base: Base, iterations: int) -> Params:
-    """The filter that the client makes from a base, against that base, every number rounded to fp16 as in an export."""
+    """The filter that the client makes from a base, against that base."""
     weights = client.personalize(base, iterations=iterations).result().weights
     whole = base.transform()
-    return params.subtract({name: weights[name].half().float() for name in whole}, whole)
+    return params.subtract({name: weights[name] for name in whole}, whole)
 
 
 def vector(change: Params) -> Vector:
     """A change as one vector, its tensors in the order of their names."""
-    return flatten(change).astype(np.float32)
+    return flatten(change).astype(np.float16)
 
 
 def advance(base: Base, changes: Iterable[Params], shares: Sequence[str]) -> Base:

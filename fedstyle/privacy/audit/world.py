@@ -38,8 +38,10 @@ from fedstyle.privacy.audit.users import (
 from fedstyle.privacy.noise import unflatten
 from fedstyle.style import Style
 
-CANDIDATES = 2
+CANDIDATES = 4
 """Users that the attacker simulates for each style, on public pictures."""
+FILTERS = 2
+"""Of these, users who make a filter."""
 PUBLIC = 400
 """Pictures that the attacker has, at most."""
 
@@ -56,10 +58,12 @@ class World:
     """The attacker's, of other photographs."""
     bases: Sequence[Base]
     """The base that each round begins with, and the one after the last."""
-    rounds: Sequence[NDArray[np.float32]]
+    rounds: Sequence[NDArray[np.float16]]
     """The changes of the attacker's users in each round, (styles, candidates, parameters)."""
-    filters: Sequence[NDArray[np.float32]]
+    filters: Sequence[NDArray[np.float16]]
     """Of their filters after the first and after the last round."""
+    held: Sequence[tuple[int, ...]]
+    """Which public pictures each of the attacker's users holds, a style's users after another's."""
     norms: Mask
     shared: Mask
 
@@ -71,6 +75,10 @@ class World:
     def honest(self, users: Sequence[Trace], count: int = 20) -> list[Params]:
         """What some users shared in their first round."""
         return [unflatten(user.rounds[0][self.shared], self.like()) for user in users[:count]]
+
+    def lens(self) -> Lens:
+        """How releases are made of changes."""
+        return Lens.of(self.bases[0], make_method(self.config.method))
 
     def describe(self) -> dict[str, Any]:
         """The workload in words and numbers."""
@@ -103,26 +111,28 @@ def build_world(config: Config, pictures: int, watch: Callable[[str, int, int], 
         raise ConfigError("data.photos: the photos are too few or too small for an audit; name more or larger ones")
     styles, base = styles_of(config), first_base(config)
     method = make_method(config.method)
-    lens = Lens.of(base, method, clip=1.0, noise=1.0, cohort=1)
+    lens = Lens.of(base, method)
     shares = [name for name in base.transform() if method.shares(name)]
     chosen = draws(np.random.default_rng(seed_of(config, "candidates")), len(others), each)
-    bases, rounds, filters = [base], [], []
+    bases, rounds, filters, held = [base], [], [], []
     with contextlib.ExitStack() as stack:
         crew = []
         for index, style in enumerate(styles):
             for k in range(CANDIDATES):
                 home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                crew.append(client_of(config, home, others[list(next(chosen))], style, seed_of(config, "candidate", index, k)))
+                held.append(next(chosen))
+                crew.append(client_of(config, home, others[list(held[-1])], style, seed_of(config, "candidate", index, k)))
         for number in range(1, config.server.rounds + 1):
             watch("bases", number - 1, config.server.rounds)
             changes = [change(client, bases[-1], number) for client in crew]
             bases.append(advance(bases[-1], changes, shares))
             rounds.append(np.stack([vector(one) for one in changes]).reshape(len(styles), CANDIDATES, -1))
             if number in (1, config.server.rounds):
-                made = [vector(filter_change(client, bases[-1], config.training.iterations)) for client in crew]
-                filters.append(np.stack(made).reshape(len(styles), CANDIDATES, -1))
+                makers = [client for index, client in enumerate(crew) if index % CANDIDATES < FILTERS]
+                made = [vector(filter_change(client, bases[-1], config.training.iterations)) for client in makers]
+                filters.append(np.stack(made).reshape(len(styles), min(FILTERS, CANDIDATES), -1))
     watch("bases", config.server.rounds, config.server.rounds)
-    return World(config, styles, pixels, others, bases, rounds, filters, lens.norms, lens.shared)
+    return World(config, styles, pixels, others, bases, rounds, filters, held, lens.norms, lens.shared)
 
 
 def _photos(config: Config) -> Photos:
