@@ -194,6 +194,19 @@ def test_the_norm_is_that_of_all_arrays_together():
         assert guarded.dropped == dropped
 
 
+def test_replies_that_moved_further_than_the_median_are_drawn_back_to_it():
+    # 10 numbers moved by 1, 2, 4 and 3e38 are as far as sqrt(10) times that; the lower middle is 2, so all but the first move by 2: 7 / 4.
+    guarded = Guarded(FedAvg(**WHOLE), level=True)
+    asked = ask(guarded)
+    moves = (1, 2, 4, 3e38)
+    replies = [
+        reply(asked[k], content({name: value + np.float32(move) for name, value in SENT.items()})) for k, move in enumerate(moves, 1)
+    ]
+    found = finish(guarded, replies)
+    assert all(np.allclose(found[name], SENT[name] + 7 / 4) for name in SENT)
+    assert not guarded.dropped
+
+
 def test_weights_count_up_to_the_heaviest():
     # Weights 30 -> 3 and 1 -> 1: (3 * 1.5 + 1 * 0.5) / 4 = 1.25.
     guarded = Guarded(FedAvg(**WHOLE), heaviest=3.0)

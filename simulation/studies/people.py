@@ -11,11 +11,10 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from fedstyle import Base, Client, Config, Filter
+from fedstyle import Base, Client, Config, Filter, Photos
 from fedstyle.config import Loss
-from fedstyle.errors import ConfigError, StyleError
+from fedstyle.errors import StyleError
 from fedstyle.perceptual import Objective
-from fedstyle.population import Clients
 from fedstyle.training import evaluate
 
 CELL = 128
@@ -47,14 +46,17 @@ class Person:
     objectives: Mapping[str, Objective]
 
     @classmethod
-    def seat(cls, clients: Clients, partition: int, judges: Mapping[str, Loss]) -> Person:
-        """The user of this partition, as one who has yet taken part in nothing."""
-        device, client = clients.population.devices[partition], dataclasses.replace(clients(partition), home=None)
-        if not len(device.heldout):
-            raise ConfigError("data.holdout = 0: users are judged on photos that were kept out; give a number")
-        views = list(device.heldout.each_view(client.training.size, processing=client.training.processing))
+    def make(cls, id: str, style: str, client: Client, heldout: Photos, judges: Mapping[str, Loss]) -> Person:
+        """A user who has yet taken part in nothing."""
+        client = dataclasses.replace(client, home=None)
+        views = list(heldout.each_view(client.training.size, processing=client.training.processing))
         objectives = {name: dataclasses.replace(client, loss=loss).objective() for name, loss in judges.items()}
-        return cls(device.id, device.style_name, client, views, objectives)
+        return cls(id, style, client, views, objectives)
+
+    @property
+    def view(self) -> Image.Image:
+        """The first of the photos that the user judges on."""
+        return Image.fromarray(self.views[0].permute(1, 2, 0).numpy())
 
     def judge(self, base: Base, home: Path | None = None) -> tuple[dict[str, dict[str, float]], Filter]:
         """Each judge's mean total loss of the base, and of the user's filter after `training.iterations`; and the filter.
