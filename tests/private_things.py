@@ -1,5 +1,7 @@
 """Private things that are planted in photos and style images, and the search for any trace of them in what leaves a device."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,3 +78,23 @@ def _mix(rows: np.ndarray) -> np.ndarray:
     """Runs as one whole number each: two odd multipliers keep different ones apart but for a chance of about 2^-64."""
     halves = rows.view(np.uint64)
     return halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F)
+
+
+def tap(database: Path) -> None:
+    """Let a SuperLink's state keep a copy of every value that is ever written to any of its tables: see `tapped`."""
+    with closing(sqlite3.connect(database, timeout=60)) as link, link:
+        tables = [name for (name,) in link.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")]
+        link.execute("CREATE TABLE tap (place TEXT, value BLOB)")
+        for table in tables:
+            columns = [row[1] for row in link.execute(f"PRAGMA table_info('{table}')")]
+            copy = "INSERT INTO tap SELECT '{0}.{1}', NEW.{1} WHERE NEW.{1} IS NOT NULL AND NEW.{1} != '';"
+            copies = "".join(copy.format(table, one) for one in columns)
+            for event in ("INSERT", "UPDATE"):
+                link.execute(f"CREATE TRIGGER tap_{event}_{table} AFTER {event} ON '{table}' BEGIN {copies} END")
+
+
+def tapped(database: Path, place: str = "%") -> list[bytes]:
+    """The values, each once; those of a table's column by the name `table.column`."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60)) as link:
+        rows = link.execute("SELECT DISTINCT value FROM tap WHERE place LIKE ?", (place,))
+        return [value if isinstance(value, bytes) else str(value).encode() for (value,) in rows]

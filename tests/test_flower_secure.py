@@ -18,7 +18,6 @@ from private_things import plant
 from test_private_things import wishes as planted
 from test_walls import loaded
 
-from fedstyle import params
 from fedstyle.config import Export, Privacy
 from fedstyle.errors import ConfigError, FederationError, FedstyleError, WireError
 from fedstyle.files import locked
@@ -28,6 +27,7 @@ from fedstyle.flower.private import EXTRA, Promise, read_ledger
 from fedstyle.flower.secure import STEPS, SUM, Plan, Step
 from fedstyle.flower.server import serve
 from fedstyle.flower.wire import DELTA, FAILURE, CodedError, Failure, Order
+from fedstyle.flower.wire import sizes as sizes_of
 from fedstyle.net import is_norm
 from fedstyle.privacy.accounting import epsilon
 from fedstyle.privacy.gaussian import shorten
@@ -284,9 +284,8 @@ def test_the_ledger_of_a_device_has_a_line_for_every_step(tmp_path):
     assert update["masked"] is True
     assert set(update["arrays"]) == fakes.contract().shared
     assert sum(update["arrays"].values()) == 4 * length
-    # Down: the base with 128 bytes around each array, and the terms; five adverts; four sealed shares; five numbers.
-    weights = fakes.small_base().weights
-    down = params.size(weights) + 128 * len(weights) + len(terms_of(tmp_path).encode())
+    # Down: the base, and the terms; five adverts; four sealed shares; five numbers.
+    down = sum(sizes_of(fakes.contract("fp32").write_order(Order(fakes.small_base(), 1, 0.0))).values()) + len(terms_of(tmp_path).encode())
     down += (81 + 8 + 4 + 5 * sizes[0]) + (81 + 2 * 4 + 4 * 102) + (81 + 4 + 5 * 8)
     assert rounds[0].bytes_down == COUNT * down
 
@@ -628,11 +627,16 @@ def test_a_round_is_paid_after_its_updates_came_and_before_any_share_was_given(t
     assert read_ledger(rounds[0].state.extra) == read_ledger(state.extra)
 
 
-def test_the_noise_on_the_base_is_at_least_what_was_accounted(tmp_path):
-    # 5 shares of variance s^2 / (threshold - colluders) = s^2 / 3, where s = noise * clip: sqrt(5 / 3) times as much as accounted, over 5.
-    base, _ = run(tmp_path, noisy())
+@pytest.mark.parametrize("lost", [None, "advert", "shares", "masked", "unmasking"])
+def test_the_noise_on_the_base_is_at_least_what_was_accounted_whoever_falls_out(tmp_path, lost):
+    # A share has the variance s^2 / (threshold - colluders) = s^2 / 3, where s = noise * clip. Of five clients four must stay, and one of
+    # those may leave its noise out: then it is s^2. Where all keep to it there is more, by 5 or 4 shares in place of 3.
+    base, rounds = run(tmp_path, noisy(server={"min_replies": 0.5}), tap=Tap(lose={(1, lost)} if lost else ()))
+    stayed = len(rounds[0].replied)
+    assert stayed == (5 if lost in (None, "unmasking") else 4)
     moved = flatten(shared(base)) - flatten(shared(fakes.small_base()))
-    wanted = 2.0 * 1e-3 / 5 * np.sqrt(5 / 3)
+    wanted = 2.0 * 1e-3 / 5 * np.sqrt(stayed / 3)
+    assert moved.std() * np.sqrt((stayed - 1) / stayed) > 2.0 * 1e-3 / 5 * (1 - 6 / np.sqrt(2 * len(moved)))
     # Five updates of norm 1e-3 at most, over 5, add (1e-3)^2 / d to the variance at most: under 1 %.
     assert moved.std() == pytest.approx(wanted, rel=6 / np.sqrt(2 * len(moved)) + 0.01)
 

@@ -9,6 +9,7 @@ that cover nothing that left. What a file system keeps of a file that was replac
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from contextlib import AbstractContextManager
@@ -22,7 +23,7 @@ from flwr.app import RecordDict
 from fedstyle import params
 from fedstyle.errors import ConfigError, FedstyleError, WireError
 from fedstyle.files import locked, write_bytes
-from fedstyle.flower.secure import SUM, Plan, Step
+from fedstyle.flower.secure import AGREEMENT, SIGNED, STEPS, SUM, Plan, Step
 from fedstyle.flower.wire import CodedError, Contract, Failure, Order
 from fedstyle.privacy.gaussian import Draw, seeded, shorten
 from fedstyle.privacy.noise import flatten
@@ -34,8 +35,9 @@ FILE = "sum.state"
 KIND = 101
 """The kind of the file: no message's."""
 NUMBERS = np.dtype("<f4")
-DUE = {"advertised": "shares", "shared": "masked", "masked": "unmasking"}
+DUE = dict(zip(("advertised", "shared", "masked"), STEPS[1:], strict=True))
 """The step that comes next, by the phase of the state."""
+DUE_SIGNED = dict(zip(("advertised", "shared", "masked", "agreed"), SIGNED[1:], strict=True))
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,12 @@ def accept(contract: Contract, home: Path, me: int, content: RecordDict) -> tupl
         same = terms == plan.terms(terms.run, order.round, terms.clients, contract.length)
     except (WireError, ConfigError) as error:
         raise CodedError(Failure.TERMS, str(error)) from None
-    if not same or step.round != order.round or me not in terms.clients:
+    known = plan.register is None or set(terms.clients) <= plan.register.by_number.keys()
+    if not same or not known or step.round != order.round or me not in terms.clients:
         raise CodedError(Failure.TERMS, "the server's terms of the secure sum are not those that follow from this device's configuration")
     with _alone(home):
         kept = Kept.load(home)
-        if kept and kept.state.terms.run == terms.run and kept.state.terms.round >= terms.round:
+        if kept and _family(kept.state.terms) == _family(terms) and kept.state.terms.round >= terms.round:
             raise CodedError(
                 Failure.REPLAY, f"the server asks for round {terms.round}, and round {kept.state.terms.round} had begun before"
             )
@@ -102,7 +105,7 @@ def begin(contract: Contract, home: Path, me: int, terms: Terms, delta: params.P
     Raises WireError for an update that may not leave, CodedError where another round began while this one trained.
     """
     contract.check_delta(delta)
-    state, body = client.advertise(terms, me)
+    state, body = client.advertise(terms, me, _plan(contract).identity)
     with _alone(home):
         kept = Kept.load(home)
         if not kept or kept.state != State("done", terms, me):
@@ -123,21 +126,26 @@ def go_on(contract: Contract, home: Path, content: RecordDict) -> tuple[RecordDi
 
 def _go_on(contract: Contract, home: Path, content: RecordDict) -> tuple[RecordDict, dict[str, Any]]:
     step, plan, kept = Step.read(content), _plan(contract), Kept.load(home)
-    due = kept and (DUE.get(kept.state.phase), kept.state.terms.round)
+    due = kept and ((DUE_SIGNED if kept.state.terms.signed else DUE).get(kept.state.phase), kept.state.terms.round)
     if not kept or due != (step.name, step.round) or set(content) != {SUM}:
         raise CodedError(Failure.PHASE, f"the server asks for {step.name} of round {step.round}, which is not due: repeated, late or lost")
-    terms = kept.state.terms
+    terms, identity = kept.state.terms, plan.identity
+    if plan.register and not terms.run.endswith(plan.register.sha256):
+        raise CodedError(Failure.PHASE, "the register of devices has changed since the round began")
     try:
         if step.name == "shares":
-            state, body = client.share(kept.state, step.body)
+            state, body = client.share(kept.state, step.body, identity)
             after = Kept(state, kept.update)
         elif step.name == "masked":
             vector = np.frombuffer(kept.update, NUMBERS).astype(np.float64)
             draw = _noise(plan, terms.round, kept.state.me)
-            state, body = client.mask(kept.state, step.body, shorten(vector, plan.clip), draw=draw)
+            state, body = client.mask(kept.state, step.body, shorten(vector, plan.clip), identity, draw=draw)
+            after = Kept(state)
+        elif step.name == AGREEMENT:
+            state, body = client.consent(kept.state, step.body, identity)
             after = Kept(state)
         else:
-            state, body = client.reveal(kept.state, step.body)
+            state, body = client.unmask(kept.state, step.body, identity) if identity else client.reveal(kept.state, step.body)
             after = Kept(state)
         after.save(home)
     except BaseException:
@@ -148,6 +156,19 @@ def _go_on(contract: Contract, home: Path, content: RecordDict) -> tuple[RecordD
         arrays = {name: contract.size(name) * terms.bits // 8 for name in sorted(contract.shared)}
         line = {**line, "kind": "update", "arrays": arrays, "masked": True}
     return reply, line
+
+
+def drop(home: Path) -> None:
+    """Forget the secrets of a round that this device fell out of, and keep its number; where another message is being answered, later."""
+    with contextlib.suppress(CodedError), _alone(home):
+        kept = Kept.load(home)
+        if kept and kept.state.phase != "done":
+            kept.close(home)
+
+
+def _family(terms: Terms) -> str:
+    """What rounds are counted in: a simulation's run, or a federation, whose register may change from round to round."""
+    return terms.run.partition(" ")[0]
 
 
 def _alone(home: Path) -> AbstractContextManager[None]:
