@@ -7,6 +7,7 @@
     python clients/federation.py enrol KEY.pub --folder F --name anna                             # for each device
     python clients/federation.py run --folder F                                                   # again after any end: it goes on
     python clients/federation.py dismiss --folder F --name anna                                   # takes a device off
+    python clients/federation.py vouch --folder F                                                 # secure sums: signs who may be in them
     python clients/federation.py certify --folder F --host federation.example.org                 # a new certificate, then open again
 
     python clients/federation.py create --home H --photos DIR --style IMAGE --address federation.example.org:8443 \\
@@ -45,6 +46,7 @@ def found(options: argparse.Namespace) -> None:
     """Make a federation's folder."""
     made = Federation.found(Config.load(options.config, options.set), options.folder, options.host)
     say(f"give every device {made.folder}/authority/authority.crt and {made.folder}/operator.pub")
+    say(f"who wants to pin the first base, writes it under [policy] of the device's TOML: base = '{made.pin()}'")
     say(f"take {made.folder}/authority/authority.key off this machine, and back it up: it is only needed for certify")
 
 
@@ -63,9 +65,16 @@ def enrol(options: argparse.Namespace) -> None:
     say(f"{options.name} is enrolled, and the next run asks it")
 
 
+def vouch(options: argparse.Namespace) -> None:
+    """Sign the register of devices that may be in secure sums."""
+    register = Federation(options.folder).vouch()
+    say(f"the register is {register}" if register else "sums are not secure in this federation, so that it has no register")
+
+
 def dismiss(options: argparse.Namespace) -> None:
     """Take a device off."""
     Federation(options.folder).dismiss(options.name)
+    say(f"{options.name} is not asked any more, and its key not let in")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -80,6 +89,7 @@ def run(options: argparse.Namespace) -> None:
 def certify(options: argparse.Namespace) -> None:
     """Give the SuperLink a new certificate."""
     Federation(options.folder).certify(options.host)
+    say("open the SuperLink anew, and it has the new certificate")
 
 
 def create(options: argparse.Namespace) -> None:
@@ -94,6 +104,7 @@ def create(options: argparse.Namespace) -> None:
         operator=options.operator.absolute() if options.operator else "",
         config=config,
         wire=config.server.wire,
+        policy={"last_round": config.server.rounds} if config.privacy.target_epsilon else None,
     )
     say(f"send the operator {made.home}/key.pub, and nothing else; what this device allows stands in {made.home}/device.toml")
 
@@ -112,7 +123,20 @@ def join(options: argparse.Namespace) -> None:
 
 def call(name: str) -> Callable[[argparse.Namespace], None]:
     """One of a membership's calls that need nothing else."""
-    return lambda options: getattr(Membership(options.home), name)()
+
+    def run(options: argparse.Namespace) -> None:
+        getattr(Membership(options.home), name)()
+        say(CALLS[name])
+
+    return run
+
+
+CALLS = {
+    "pause": "every order is refused from now on; resume takes part again",
+    "resume": "orders are answered again, while join runs",
+    "leave": "the key is destroyed, and nothing is sent any more; what was sent stays in the base: ask the operator for dismiss",
+    "forget": "all that training left here is deleted; photos, style image, filter, export and ledger are yours and stay",
+}
 
 
 def commands() -> argparse.ArgumentParser:
@@ -140,6 +164,7 @@ def commands() -> argparse.ArgumentParser:
     one.add_argument("key", type=Path)
     one.add_argument("--name", required=True)
     verb("dismiss", dismiss, "folder").add_argument("--name", required=True)
+    verb("vouch", vouch, "folder")
     verb("run", run, "folder")
     verb("certify", certify, "folder").add_argument("--host", action="append", required=True)
     one = verb("create", create, "home", "photos", "style", "authority")
@@ -147,12 +172,12 @@ def commands() -> argparse.ArgumentParser:
     one.add_argument("--operator", type=Path)
     one.add_argument("--config", type=Path)
     verb("join", join, "home")
-    for name in ("pause", "resume", "leave", "forget"):
+    for name in CALLS:
         verb(name, call(name), "home")
     return parser
 
 
-SHOWN = ("rehearse", "found", "open", "enrol", "dismiss", "run", "certify", "create", "join")
+SHOWN = ("rehearse", "found", "open", "enrol", "dismiss", "vouch", "run", "certify", "create", "join")
 
 
 def _stop(*_: object) -> None:

@@ -16,9 +16,13 @@ from fedstyle import tables
 from fedstyle.data import Data
 from fedstyle.errors import ConfigError
 from fedstyle.net import ARCHITECTURES, PADDINGS
+from fedstyle.privacy.settings import Privacy
 from fedstyle.tables import nearest, need, read
 
-__all__ = ["Config", "Data", "Export", "Loss", "Net", "Privacy", "Server", "Training"]
+__all__ = ["Config", "Data", "Export", "Loss", "Net", "Privacy", "Server", "Training", "Wire"]
+
+Wire = Literal["fp32", "fp16", "int8"]
+"""A type of the numbers that cross the wire; `flower.wire` has their form."""
 
 
 @dataclass(frozen=True)
@@ -123,41 +127,6 @@ PROCESSING = ("scale-fill", "scale-fit", "centre-crop")
 
 
 @dataclass(frozen=True)
-class Privacy:
-    """What is done to updates: see SECURITY.md for what that promises. The allow-list of the wire is always on."""
-
-    clip: float = 0.0
-    """Largest joint L2 norm of a client's whole update; 0 does not clip."""
-    noise: float = 0.0
-    """Noise on a round's sum, once, as a multiple of `clip`: user-level differential privacy (McMahan et al. 2018); 0 adds none."""
-    target_epsilon: float = 0.0
-    """In place of `noise`: as much of it as all rounds of the run need for this epsilon."""
-    delta: float = 0.0
-    """The delta of the promise; 0 takes clients^-1.1."""
-    budget: float = 0.0
-    """The epsilon at which the rounds stop; 0 is none."""
-    sampler: Literal["poisson", "fixed"] = "poisson"
-    """How a private round draws its clients: each with the chance cohort / clients, or a cohort of a fixed size."""
-    reproducible: bool = False
-    """Draw clients and noise from the run's seed, for studies; whoever knows the seed can take the noise off again."""
-    secure: bool = False
-    """Sum updates securely, so that the server learns a round's sum and no single update; clients then add the noise, in shares.
-
-    Just under a third of a round's clients may fall out, and as many may work with the server."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for name in ("clip", "noise", "target_epsilon", "budget"):
-            need(getattr(self, name) >= 0, f"privacy.{name}", getattr(self, name), "give a number over 0, or 0 for none")
-        need(0 <= self.delta < 1, "privacy.delta", self.delta, "give a number between 0 and 1, or 0 for clients^-1.1")
-        noisy = self.noise > 0 or self.target_epsilon > 0
-        need(not noisy or self.clip > 0, "privacy.clip", self.clip, "noise is measured in it: give a norm over 0")
-        need(not self.secure or self.clip > 0, "privacy.clip", self.clip, "secure sums are of clipped updates: give a norm over 0")
-        need(not (self.noise and self.target_epsilon), "privacy.target_epsilon", self.target_epsilon, "it chooses privacy.noise; give one")
-        need(noisy or not (self.budget or self.delta), "privacy.noise", self.noise, "there is no epsilon without noise; give some")
-
-
-@dataclass(frozen=True)
 class Server:
     """The federation: engine, rounds, cohort and Flower strategy."""
 
@@ -175,8 +144,12 @@ class Server:
     """Seconds that a round waits for replies."""
     bound: float = 0.0
     """Largest joint L2 norm of an update that the server takes; a larger one is dropped. 0 takes any."""
-    wire: Literal["fp32", "fp16"] = "fp16"
-    """Type of the numbers that cross the wire; the server widens them to fp32 before it aggregates."""
+    level: bool = False
+    """Whether updates that are longer than the round's median are shortened to it, so that nobody pulls harder than most do."""
+    wire: Wire = "fp16"
+    """Type of the numbers that cross the wire, base and updates; the server keeps its base, and sums, in fp32.
+
+    int8 is for updates, with a scale for each output channel, and takes half of what fp16 does; the base crosses in fp16 then."""
     workers: int = 0
     """Clients that train at once, one thread each; 0 is one a core."""
     unseen: int = 0
@@ -264,6 +237,7 @@ class Config:
                 file, _, kind = name.rpartition(":")
                 parts["method"]["name"] = f"{_located(file, '', home)}:{kind}"
         config = cls(**parts)
+        config.privacy.check_given(found.get("privacy", {}))
         data = dataclasses.replace(
             config.data, photos=_located(config.data.photos, "demo", home), styles=_located(config.data.styles, "painted", home)
         )

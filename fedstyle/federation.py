@@ -26,12 +26,14 @@ from fedstyle.errors import FederationError, OutputError
 from fedstyle.files import read_lines, write_bytes
 from fedstyle.methods import check_match, make_method
 from fedstyle.population import first_base
-from fedstyle.tables import need
+from fedstyle.privacy.settings import COHORT, check_mode
 
 if TYPE_CHECKING:
     from fedstyle.flower.deployment import Link
 
 PAUSE = 1.0
+BEGIN = 900.0
+"""Seconds that a run may take to begin, which is a process that imports; a busy machine needs minutes for it."""
 LOOK = 60.0
 """Seconds between two questions to Flower whether a run that is silent still runs, each of which starts a process."""
 Watch = Callable[[str], None]
@@ -55,6 +57,7 @@ class Federation:
         """
         from fedstyle.flower.credentials import Authority, make_operator_key  # they come with the extra
         from fedstyle.flower.hosting import Roll
+        from fedstyle.flower.secure import LEAST, Plan, check_network
         from fedstyle.flower.wire import Contract
 
         made = cls(folder)
@@ -62,7 +65,9 @@ class Federation:
             raise OutputError(f"{made.folder} exists and is not empty: a federation is never overwritten; choose another folder")
         method = make_method(config.method)
         check_match(method, config.server.strategy)
-        need(not config.privacy.secure, "privacy.secure", True, "secure sums run in simulations alone as yet; leave it out")
+        check_network(config.privacy)
+        check_mode(config, config.server.cohort or COHORT)  # as yet nobody is enrolled: a run counts them
+        Plan.of(config, config.server.cohort or LEAST, None)
         base = first_base(config)
         write_bytes(made.folder / "config.toml", config.toml().encode())
         made.certify(hosts, authority=Authority.create(made.folder / "authority"))
@@ -72,6 +77,13 @@ class Federation:
         shared = sorted(Contract.of(base, method.shares).shared)
         Roll(secrets.token_hex(16), tuple(shared), config.server.wire).save(made.folder)
         return made
+
+    def pin(self) -> str:
+        """The SHA-256 of the base as devices receive it, in the wire type: before round 1, what a device may name as `policy.base`."""
+        from fedstyle.flower.hosting import Roll
+        from fedstyle.flower.wire import received
+
+        return received(Base.load(self.folder / "base"), Roll.load(self.folder).wire).sha256
 
     def certify(self, hosts: Sequence[str], *, authority: Any = None) -> None:
         """Give the SuperLink a new certificate, for a start or a rotation: devices trust the authority and notice nothing.
@@ -93,17 +105,43 @@ class Federation:
     def enrol(self, public: str | Path, name: str) -> None:
         """Register a device's public key with the open SuperLink, and write it in as the next number; the next run asks it, too.
 
-        Raises FederationError for a key that is registered already, and for a name that is taken.
+        Where sums are secure, the authority's key has to be in its folder for this: see `vouch`. Raises FederationError for a key that is
+        registered already, and for a name that is taken.
         """
+        from fedstyle.flower.credentials import verification_key
         from fedstyle.flower.deployment import register
         from fedstyle.flower.hosting import Member, Roll
 
         roll = Roll.load(self.folder)
         if name in {member.name for member in roll.members}:
             raise FederationError(f"there is a device {name!r} already: choose another name")
-        node = register(self.folder, Path(public).absolute())
-        member = Member(len(roll.members), name, node)
+        key = verification_key(Path(public)).hex() if self._secure() else ""
+        member = Member(len(roll.members), name, register(self.folder, Path(public).absolute()), key)
         dataclasses.replace(roll, members=(*roll.members, member)).save(self.folder)
+        self.vouch()
+
+    def vouch(self) -> str:
+        """Sign the register of devices that may be in a secure sum, which all of them get with the next round, with the authority's key.
+
+        It says that each key belongs to a device of its own, whatever the SuperLink says. `enrol` and `dismiss` do this too. Gives the
+        register's SHA-256, which members can compare and name as `policy.register`; nothing is done, and '' given, where sums are not
+        secure. Raises FederationError where the authority's key is not in its folder.
+        """
+        from fedstyle.flower.credentials import Authority
+        from fedstyle.flower.hosting import Roll
+        from fedstyle.flower.vouching import Register
+
+        if not self._secure():
+            return ""
+        roll, last = Roll.load(self.folder), Register.load(self.folder)
+        keys = tuple(bytes.fromhex(member.key) for member in roll.members)
+        if last is None or (last.federation, last.keys) != (roll.name, keys):
+            last = Register(roll.name, last.edition + 1 if last else 1, keys).sign(Authority(self.folder / "authority"))
+            last.save(self.folder)
+        return last.sha256
+
+    def _secure(self) -> bool:
+        return Config.load(self.folder / "config.toml").privacy.secure
 
     def dismiss(self, name: str) -> None:
         """Take a device off: the open SuperLink does not know its key any more, and no run asks it; those after it move up a number.
@@ -111,7 +149,7 @@ class Federation:
         Raises FederationError for a name that is not enrolled.
         """
         from fedstyle.flower.deployment import unregister
-        from fedstyle.flower.hosting import Member, Roll
+        from fedstyle.flower.hosting import Roll
 
         roll = Roll.load(self.folder)
         found = [member for member in roll.members if member.name == name]
@@ -121,8 +159,9 @@ class Federation:
             )
         unregister(self.folder, found[0].node)
         kept = [member for member in roll.members if member is not found[0]]
-        members = tuple(Member(number, member.name, member.node) for number, member in enumerate(kept))
+        members = tuple(dataclasses.replace(member, number=number) for number, member in enumerate(kept))
         dataclasses.replace(roll, members=members).save(self.folder)
+        self.vouch()
 
     def run(self, *, watch: Watch = lambda _: None) -> Base:
         """Run the rounds that are missing over the open SuperLink, send the last base to every device, and give it.
@@ -136,7 +175,7 @@ class Federation:
         for end in ends:
             end.unlink(missing_ok=True)
         told, run = len(self.history()), start_run(self.folder)
-        looked = time.monotonic()
+        started = looked = time.monotonic()
         while not any(end.exists() for end in ends):
             for row in self.history()[told:]:
                 told += 1
@@ -144,7 +183,15 @@ class Federation:
             if not is_open(self.folder):
                 raise FederationError(f"the SuperLink is gone: open it, and run again to go on; see {self.folder}/link.log")
             if time.monotonic() - looked > LOOK:
-                looked, status = time.monotonic(), run_status(self.folder, run)
+                looked = time.monotonic()
+                try:
+                    status = run_status(self.folder, run)
+                except FederationError:
+                    if is_open(self.folder):
+                        raise
+                    continue  # it went while it was asked
+                if status in ("pending", "starting") and looked - started > BEGIN:
+                    raise FederationError(f"the run did not begin within {BEGIN:.0f} s: end the SuperLink, open it, and run again")
                 if status.startswith("finished") and not any(end.exists() for end in ends):
                     raise FederationError(
                         f"the run ended as {status} and says no reason: its log is that of flwr log {run}; run again to go on"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 from fedstyle.config import Config
 from fedstyle.errors import ConfigError, FederationError, FedstyleError
 from fedstyle.export import export, verify
-from fedstyle.files import append_json, locked, read_lines, write_bytes
+from fedstyle.files import append_json, locked, private_folder, read_lines, write_bytes
 from fedstyle.filter import Filter
 from fedstyle.tables import plain, write
 
@@ -43,6 +43,9 @@ STATE = (
     "errors.log",
     "refusals.jsonl",
     "node.log",
+    "sum.state",
+    "sum.lock",
+    "register.json",
 )
 """Files that training and taking part leave; `session`, `base`, `flower` and `bin` are their folders."""
 FOLDERS = ("session", "base", "flower", "bin")
@@ -77,6 +80,7 @@ class Membership:
     ) -> Self:
         """Make a home: `device.toml`, and a key whose public half, `home`/key.pub, goes to the operator. Nothing is sent.
 
+        The home is for its owner alone (0700), whatever it was before: the updates, private parameters and logs in it tell of photos.
         `config` is the device's own choice of network, method, loss, training and export. Raises OutputError where a key stands already,
         ConfigError for what cannot be used.
         """
@@ -89,6 +93,8 @@ class Membership:
         lines = (
             line for table, keys in parts.items() for line in ["", f"[{table}]", *(f"{k} = {write(plain(v))}" for k, v in keys.items())]
         )
+        private_folder(device.home)
+        device.home.chmod(0o700)
         make_device_key(device.home / "key")
         write_bytes(device.home / "device.toml", ("\n".join(lines).lstrip() + "\n").encode())
         device.settings()
@@ -104,7 +110,8 @@ class Membership:
         """Take part until the federation sends its last base, then make the filter: see `finish` for what it gives.
 
         Gives None when the device was left, or when `seconds` are over before that base is there. `watch` gets a line for each thing that
-        left the device. Raises FederationError when the SuperLink does not know this device, or another process takes part with this home.
+        left the device. A SuperNode that ends although the SuperLink had let it in is started again, with the same key. Raises
+        FederationError when the SuperLink does not know this device, or another process takes part with this home.
         """
         taken = FederationError(f"another process takes part with {self.home}: end that one first")
         with locked(self.home / ".joined", taken):
@@ -112,7 +119,7 @@ class Membership:
         return self.finish() if arrived else None
 
     def _take_part(self, late: float, watch: Callable[[str], None]) -> bool:
-        from fedstyle.flower.deployment import supernode
+        from fedstyle.flower.deployment import supernode, was_admitted
         from fedstyle.flower.device import last_base
 
         settings, told = self.settings(), len(self.ledger())
@@ -121,20 +128,31 @@ class Membership:
             raise FederationError(f"{self.home} has no key: the device has left, or its key is elsewhere; create a new home")
         if last_base(self.home):
             return True
-        with supernode(self.home, place.address, settings.path(place.authority), settings.path(place.key)) as node:
-            while not last_base(self.home):
-                if not settings.path(place.key).exists() or time.monotonic() > late:
-                    return False
-                if node.poll() is not None:
+        log, key = self.home / "node.log", settings.path(place.key)
+        while not last_base(self.home):
+            before = log.stat().st_size if log.exists() else 0
+            with supernode(self.home, place.address, settings.path(place.authority), key) as node:
+                while not last_base(self.home) and node.poll() is None:
+                    if not key.exists() or time.monotonic() > late:
+                        return False
+                    told = self._tell(told, watch)
+                    time.sleep(PAUSE)
+                if last_base(self.home):
+                    time.sleep(LEAVE)
+                elif not was_admitted(log, before):
                     raise FederationError(
                         f"the SuperNode ended: is this device registered, is the SuperLink up at {place.address}? See {self.home}/node.log"
                     )
-                for entry in self.ledger()[told:]:
-                    told += 1
-                    watch(f"round {entry['round']}: {entry['kind']} {entry.get('code', '')} {entry['bytes']} bytes".replace("  ", " "))
-                time.sleep(PAUSE)
-            time.sleep(LEAVE)
+                else:
+                    watch("the SuperNode ended, and is started again")
         return True
+
+    def _tell(self, told: int, watch: Callable[[str], None]) -> int:
+        """Tell what left since line `told` of the ledger; gives the number of its lines."""
+        ledger = self.ledger()
+        for entry in ledger[told:]:
+            watch(f"round {entry['round']}: {entry['kind']} {entry.get('code', '')} {entry['bytes']} bytes".replace("  ", " "))
+        return len(ledger)
 
     def pause(self) -> None:
         """Refuse every order from now on; one that is being worked on is still answered."""
@@ -153,6 +171,7 @@ class Membership:
     def leave(self) -> None:
         """Destroy the device's key, and pause. The operator still has the public half, and can take it off: ask for it."""
         self.pause()
+        (self.home / "sum.state").unlink(missing_ok=True)  # secrets of a secure sum that it will not finish
         with contextlib.suppress(ConfigError):
             self.settings().path(self.settings().federation.key).unlink(missing_ok=True)
 

@@ -80,7 +80,7 @@ def furnish(config: Config, federation: Federation, number: int, device: Device,
         operator="operator.pub",
         config=dataclasses.replace(config, training=training, loss=loss),
         wire=config.server.wire,
-        policy={"base": Base.load(federation.folder / "base").sha256, "last_round": config.server.rounds},
+        policy={"base": federation.pin(), "last_round": config.server.rounds},
     )
 
 

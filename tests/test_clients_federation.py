@@ -1,5 +1,6 @@
 """The commands of a federation and the pages that explain them; whole runs are in test_federation."""
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -7,10 +8,13 @@ import shlex
 import socket
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fedstyle import Federation, Membership
+from fedstyle.config import Config
+from fedstyle.errors import FederationError
 from fedstyle.flower.deployment import _shims
 from fedstyle.flower.policy import Policy
 from fedstyle.tables import read
@@ -57,7 +61,7 @@ def test_every_command_of_the_pages_parses(script):
                 assert callable(options.run)
                 seen.add(verb)
     assert seen == {
-        *("rehearse", "found", "open", "enrol", "dismiss", "run", "certify"),
+        *("rehearse", "found", "open", "enrol", "dismiss", "vouch", "run", "certify"),
         *("create", "join", "pause", "resume", "leave", "forget"),
     }
 
@@ -105,12 +109,12 @@ def test_the_page_for_a_devices_owner_names_every_key_of_the_policy():
 
 
 def test_the_commands_that_flower_starts_are_our_own_or_refuse(tmp_path):
-    for side, mine in (("client", "flwr-clientapp"), ("server", "flwr-serverapp")):
+    for side, mine, executor in (("client", "flwr-clientapp", "nursery"), ("server", "flwr-serverapp", "superexec")):
         path = _shims(tmp_path / side, side)
         assert path.startswith(f"{tmp_path / side / 'bin'}:")
         said = {file.name: file.read_text() for file in (tmp_path / side / "bin").iterdir()}
         assert f"fedstyle.flower.gate {side}" in said.pop(mine)
-        assert "flower-superexec" in said.pop("flower-superexec")
+        assert f"fedstyle.flower.gate {executor}" in said.pop("flower-superexec")
         assert len(said) == 5
         assert all("refused" in text for text in said.values())
 
@@ -123,3 +127,44 @@ def test_a_port_that_is_taken_is_an_error_before_anything_starts(place, script, 
     assert not Path("federation/link.log").exists()
     assert script.main(["run", "--folder", "federation"]) == 1
     assert "no SuperLink is open" in capsys.readouterr().err
+
+
+@pytest.fixture
+def member(place):
+    """A device's membership, whose home a person had made before."""
+    Path("home").mkdir(mode=0o755)
+    files = {"photos": place / "photos", "style": place / "style.png"}
+    return Membership.create("home", address="example.org:8443", config=Config.load("run.toml"), **files)
+
+
+def test_a_home_is_its_owners_alone(member):
+    assert member.home.stat().st_mode & 0o777 == 0o700
+    assert (member.home / "key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("admitted", [1, 0])
+def test_a_supernode_that_ends_is_started_again_unless_it_was_not_let_in(member, monkeypatch, admitted):
+    started, said = [], []
+
+    @contextlib.contextmanager
+    def supernode(home, address, authority, key):
+        started.append(address)
+        with open(home / "node.log", "a") as log:
+            log.write("SuperNode ID: 7\n" if len(started) <= admitted else "Failed to activate SuperNode\n")
+        yield SimpleNamespace(poll=lambda: 1)
+
+    monkeypatch.setattr("fedstyle.flower.deployment.supernode", supernode)
+    with pytest.raises(FederationError, match="is this device registered"):
+        member.join(watch=said.append)
+    assert len(started) == admitted + 1
+    assert said == ["the SuperNode ended, and is started again"] * admitted
+
+
+def test_a_run_that_does_not_begin_is_not_waited_for(place, script, monkeypatch):
+    assert script.main(shlex.split("found run.toml --folder federation --host localhost")) == 0
+    for name, value in (("start_run", lambda _: 1), ("is_open", lambda _: True), ("run_status", lambda *_: "pending")):
+        monkeypatch.setattr(f"fedstyle.flower.deployment.{name}", value)
+    for name in ("BEGIN", "LOOK"):
+        monkeypatch.setattr(f"fedstyle.federation.{name}", 0.0)
+    with pytest.raises(FederationError, match="the run did not begin within 0 s"):
+        Federation("federation").run()

@@ -1,5 +1,6 @@
 """A whole federation of real processes on this machine: SuperLink and SuperNodes, TLS, authenticated devices, a home each."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -42,16 +43,19 @@ def tiny(folder, clients=2, **server):
     )
 
 
-def processes(folder):
-    """The processes that have Flower's state in a folder."""
-    found, mark = [], f"FLWR_HOME={folder}".encode()
+def found(folder):
+    """The processes that have Flower's state in a folder, or below it: number and command."""
+    lines, mark = [], f"FLWR_HOME={folder}".encode()
     for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mark in (entry / "environ").read_bytes() and (entry / "cmdline").read_bytes():
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes() and (command := (entry / "cmdline").read_bytes()):
+                lines.append((int(entry.name), command.replace(b"\0", b" ").decode()))
+    return lines
+
+
+def processes(folder):
+    """Their commands alone."""
+    return [command for _, command in found(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +123,10 @@ def test_a_ledger_holds_what_left_and_the_server_got_no_more(run):
 
 
 def test_no_process_is_left_and_all_of_flowers_state_lies_in_the_run(run):
-    assert any("flower-superlink" in command and "--enable-supernode-auth" in command for command in run["ran"])
+    assert any("fedstyle.flower.gate link" in command and "--enable-supernode-auth" in command for command in run["ran"])
     assert not any("--insecure" in command and "flower-supernode" in command for command in run["ran"])
     assert not processes(run["out"])
+    assert "SuperLinkLifespan: start" in (run["out"] / "link.log").read_text()
     assert list(run["user"].rglob("*")) == []
     assert not list((run["out"] / "clients" / "000" / "flower").glob("apps/*")), "a device unpacks no server's code"
 

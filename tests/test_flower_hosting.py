@@ -1,8 +1,8 @@
 """The server's half and devices' half of a federation over the network, in this process: homes, orders, refusals, and going on."""
 
-import dataclasses
 import json
 import resource
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -13,10 +13,11 @@ from conftest import picture
 from flwr.app import Context, Message, RecordDict
 
 from fedstyle import Base, Membership
-from fedstyle.config import Config, Export, Net, Privacy, Server, Training
+from fedstyle.config import Config, Export, Net, Server, Training
 from fedstyle.errors import ConfigError, FederationError, OutputError
 from fedstyle.federation import Federation
 from fedstyle.files import read_lines
+from fedstyle.flower import gate
 from fedstyle.flower.device import HOME, KINDS, Device, reply, respond
 from fedstyle.flower.hosting import FEDERATION, Hosted, Member, Roll, host
 from fedstyle.flower.inline import InlineGrid
@@ -92,8 +93,6 @@ def test_a_federation_is_founded_once(federation):
     assert not any(".norm" in name for name in roll.shared)
     with pytest.raises(OutputError, match="not empty"):
         Federation.found(config(), folder, ["example.org"])
-    with pytest.raises(ConfigError, match=r"privacy\.secure"):
-        Federation.found(dataclasses.replace(config(), privacy=Privacy(clip=1.0, secure=True)), folder.parent / "other", ["example.org"])
     before = (folder / "link" / "server.crt").read_bytes()
     federation.certify(["example.org"])
     assert (folder / "link" / "server.crt").read_bytes() != before
@@ -204,10 +203,7 @@ def test_a_devices_toml_is_read_strictly(tmp_path, federation):
         (toml.replace("localhost:1", "localhost"), "federation.address = 'localhost': give host:port"),
         (toml.replace('wire = "fp16"', 'wire = "int4"'), "device.wire"),
         (toml.replace("[policy]", '[policy]\nneeds = ["warm"]'), "policy.needs"),
-        (
-            toml.replace("secure = false", "secure = true").replace("clip = 0.0", "clip = 1.0"),
-            "privacy.secure = True: secure sums run in simulations alone",
-        ),
+        (toml.replace("secure = false", "secure = true"), r"privacy\.clip = 0\.0: secure sums are of clipped updates"),
     ):
         (home / "device.toml").write_text(wrong)
         with pytest.raises(ConfigError, match=match):
@@ -217,19 +213,50 @@ def test_a_devices_toml_is_read_strictly(tmp_path, federation):
 def test_the_gate_replaces_names_that_flower_has():
     code = """
 import sys
-from fedstyle.flower import gate
-import flwr.supernode.cli.flwr_clientapp, flwr.superlink.cli.flwr_serverapp
+from fedstyle.flower import forking, gate
+import flwr.supernode.cli.flwr_clientapp, flwr.superlink.cli.flwr_serverapp, flwr.supercore.cli
+client, server = sys.modules["flwr.supernode.runtime.run_clientapp"], sys.modules["flwr.superlink.runtime.run_serverapp"]
 for name, place in (("flwr_clientapp", "supernode"), ("flwr_serverapp", "superlink")):
     setattr(sys.modules[f"flwr.{place}.cli.{name}"], name, lambda: print("ran"))
-gate.client(), gate.server()
-client, server = sys.modules["flwr.supernode.runtime.run_clientapp"], sys.modules["flwr.superlink.runtime.run_serverapp"]
+flwr.superlink.cli.flower_superlink = lambda: print("link")
+said = []
+client.push_task_output = lambda **named: said.append(named)
+gate.client(), gate.server(), gate.link()
 assert client.install_from_fab(b"a bundle") is server.install_from_fab(b"a bundle") is None
-assert client.get_load_client_app_fn(multi_app=True)("id", "1", "hash").__module__ == "fedstyle.flower.device"
+assert client.get_load_client_app_fn(multi_app=True)("id", "1", "hash") is gate._respond
+client.push_task_output(sub_status="failed", details="/home/alice"), client.push_task_output(sub_status="completed", details="")
+assert said == [{"sub_status": "completed", "details": ""}]
 assert server.get_fused_config_from_dir("folder", {}) == {}
+assert dict(sys.modules["flwr.supercore.sql_mixin"].SQLITE_PRAGMAS)["busy_timeout"] == "20000"
 print(server.get_project_config("folder")["tool"]["flwr"]["app"]["components"]["serverapp"])
+
+import httpx
+gate.PAUSE, hitches = 0, [500, 503, 401]
+def hitch():
+    response = httpx.Response(hitches.pop(0), request=httpx.Request("POST", "https://a"))
+    response.raise_for_status()
+flwr.supercore.cli.flower_superexec = hitch
+forking.Forks.begin = lambda _: print("begun")
+try:
+    gate.nursery()
+except httpx.HTTPStatusError as error:
+    print(error.response.status_code, hitches)
+executor = sys.modules["flwr.supercore.superexec.executor.subprocess_executor"]
+executor.SubprocessExecutor().reconcile()
+executor.subprocess.Popen(["true"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["ran", "ran", "fedstyle.app:federation"]
+    assert done.stdout.split("\n") == ["ran", "ran", "link", "fedstyle.app:federation", "begun", "401 []", ""]
+
+
+def test_an_installation_that_is_broken_is_a_code_and_its_text_stays_at_home(monkeypatch, capsys):
+    message = Message(RecordDict(), 1, "train")
+    monkeypatch.setitem(sys.modules, "fedstyle.flower.device", None)
+    monkeypatch.setattr(signal, "alarm", lambda seconds: None)
+    reply = gate._respond(message, None)
+    assert read_failure(reply.content) is Failure.SETUP
+    assert set(reply.content) == {"failure"}
+    assert "cannot be imported" in capsys.readouterr().err
 
 
 def test_what_a_superlink_runs_cannot_open_a_photo():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import flower_fakes as fakes
@@ -18,6 +19,7 @@ from fedstyle.errors import ConfigError, FederationError
 from fedstyle.flower.engine import count_workers, run_federation
 from fedstyle.flower.state import MEMORY, ServerState
 from fedstyle.flower.strategies import STRATEGIES, make_strategy
+from fedstyle.flower.wire import received
 from fedstyle.net import is_norm
 
 
@@ -30,8 +32,21 @@ def run(folder, *, clients=None, count=5, after=None, base=None, **server):
 
 
 def test_one_seed_gives_one_base_for_any_number_of_workers(tmp_path):
-    bases = [run(tmp_path / f"{workers}", workers=workers)[0].sha256 for workers in (1, 2, 5)]
-    assert len(set(bases)) == 1
+    for wire in ("fp16", "int8"):
+        bases = [run(tmp_path / wire / f"{workers}", workers=workers, wire=wire)[0].sha256 for workers in (1, 2, 5)]
+        assert len(set(bases)) == 1
+
+
+@pytest.mark.parametrize("wire", ["fp16", "int8"])
+def test_the_server_adds_deltas_from_the_base_as_received_to_its_own(tmp_path, wire):
+    base, contract = fakes.small_base(), fakes.contract(wire)
+    result, _ = run(tmp_path, count=2, rounds=1, wire=wire)
+    deltas = [fakes.Trainee(partition).fit_alone(received(base, wire), 1) for partition in range(2)]
+    crossed = [contract.read_delta(contract.write_delta(delta)) for delta in deltas]
+    for name in contract.shared:
+        torch.testing.assert_close(result.weights[name], base.weights[name] + (crossed[0][name] + crossed[1][name]) / 2, rtol=0, atol=1e-7)
+    for name in base.weights.keys() - contract.shared:  # what is not shared stays as it was, not as it was rounded
+        assert torch.equal(result.weights[name], base.weights[name])
 
 
 def test_fedavg_is_the_mean_of_base_plus_what_crossed(tmp_path):
@@ -56,8 +71,8 @@ def test_a_round_says_who_took_part_and_what_crossed(tmp_path):
     _, rounds = run(tmp_path, cohort=2, count=5)
     assert [now.number for now in rounds] == [1, 2]
     base, contract = fakes.small_base(), fakes.contract()
-    down = params.size(base.weights) + 128 * len(base.weights)
-    up = params.size({name: base.weights[name].half() for name in contract.shared}) + 128 * len(contract.shared)
+    down = params.size({name: value.half() for name, value in base.weights.items()})
+    up = params.size({name: base.weights[name].half() for name in contract.shared})
     for now in rounds:
         assert len(now.cohort) == 2
         assert now.replied == now.cohort
@@ -306,3 +321,29 @@ def test_an_update_over_the_servers_bound_is_dropped_and_named(tmp_path):
     config = fakes.config(rounds=1, bound=between, min_replies=0.5)
     run_federation(config, fakes.small_base(), fakes.Fakes(tmp_path), 4, on_round=rounds.append)
     assert (rounds[0].failures, len(rounds[0].replied)) == ({largest: "large"}, 3)
+
+
+def test_a_level_round_shortens_updates_to_its_median(tmp_path):
+    # One client's update is a thousand times as long as the others': shortened, it moves the mean by a quarter of an honest one's length.
+    class Loud(fakes.Fakes):
+        def __call__(self, partition):
+            trainee = super().__call__(partition)
+            return (
+                trainee if partition else types.SimpleNamespace(fit=lambda base, **_: fakes.Update(_times(trainee.fit_alone(base, 1), 1e3)))
+            )
+
+    length = max(_length(fakes.Trainee(k).fit_alone(fakes.small_base(), 1)) for k in range(4))
+    moved = {}
+    for level in (False, True):
+        base = run_federation(fakes.config(rounds=1, level=level), fakes.small_base(), Loud(tmp_path / f"{level}"), 4)
+        moved[level] = _length({name: value - fakes.small_base().weights[name] for name, value in base.weights.items()})
+    assert moved[True] <= length
+    assert moved[False] > 100 * length
+
+
+def _times(delta, factor):
+    return {name: factor * value for name, value in delta.items()}
+
+
+def _length(delta):
+    return math.sqrt(sum(float(value.double().square().sum()) for value in delta.values()))

@@ -12,18 +12,18 @@ from flwr.app import ConfigRecord, RecordDict
 from fedstyle.errors import ConfigError, FedstyleError, OutputError
 from fedstyle.flower.orders import PROOF, prove
 from fedstyle.flower.policy import Policy, RefusedError, Standing, admit, count_reply, note_refusal, set_conditions
-from fedstyle.flower.wire import BASE, TYPES, Failure, Order, pack, sizes
+from fedstyle.flower.wire import BASE, Failure, Order, pack, received, sizes
 
 KEY = Ed25519PrivateKey.generate()
 DAY = 86400.0
 
 
 def order(round=1, proximal=0.0, base=None):
-    return Order(base or small_base(), round, proximal)
+    return Order(received(base or small_base(), "fp16"), round, proximal)
 
 
 def message(asked, kind="train", federation="ours", key=KEY):
-    content = contract().write_order(asked)
+    content = (contract().whole if kind == "final" else contract()).write_order(asked)
     content[PROOF] = prove(kind, asked, federation, key)
     return content
 
@@ -45,7 +45,7 @@ def refused(home, content, code, match, **named):
 def test_an_order_of_the_operator_is_admitted_and_counted(tmp_path):
     content = message(order(3, 0.5))
     asked, rest = ask(tmp_path, content)
-    assert (asked.round, asked.proximal, asked.base.sha256) == (3, 0.5, small_base().sha256)
+    assert (asked.round, asked.proximal, asked.base.sha256) == (3, 0.5, received(small_base(), "fp16").sha256)
     assert set(rest) == set(content) - {PROOF}
     standing = Standing.load(tmp_path)
     assert standing.answered == [(1e6, sum(sizes(content).values()))]
@@ -78,12 +78,12 @@ def test_a_request_outside_the_allow_list(tmp_path, kind):
 
 def test_a_message_that_is_too_large_is_not_even_read(tmp_path):
     large = message(order())
-    large[BASE] = pack({"photos": torch.zeros(1_000_000)}, TYPES["fp32"])
+    large[BASE] = pack({"photos": torch.zeros(2_000_000)}, "fp16")
     refused(tmp_path, large, Failure.SIZE, "bytes of arrays")
     many = message(order())
     many["more"] = ConfigRecord({"a": 1})
     refused(tmp_path, many, Failure.SIZE, "in 4 records")
-    two = RecordDict({BASE: large[BASE], "other": pack({}, TYPES["fp32"])})
+    two = RecordDict({BASE: large[BASE], "other": pack({}, "fp16")})
     refused(tmp_path, two, Failure.SIZE, "in 2 records")
 
 
@@ -93,10 +93,10 @@ def test_another_architecture_and_renamed_or_added_parameters(tmp_path):
     renamed = {name: value for name, value in weights.items() if name != first} | {"other": weights[first]}
     for changed in (renamed, weights | {"more": torch.zeros(1)}, {name: value for name, value in weights.items() if name != first}):
         content = message(order())
-        content[BASE] = pack(changed, TYPES["fp32"])
+        content[BASE] = pack(changed, "fp16")
         refused(tmp_path, content, Failure.BASE, "expected tensors")
-    content[BASE] = pack({name: value.flatten() for name, value in weights.items()}, TYPES["fp32"])
-    refused(tmp_path, content, Failure.BASE, "not float32 of shape")
+    content[BASE] = pack({name: value.flatten() for name, value in weights.items()}, "fp16")
+    refused(tmp_path, content, Failure.BASE, "expected tensors, by name, shape and type fp16")
     refused(tmp_path, RecordDict(), Failure.BASE, "no proof")
 
 
@@ -106,12 +106,15 @@ def test_a_base_or_an_order_that_another_key_signed(tmp_path):
     refused(tmp_path, message(order(), key=None), Failure.IDENTITY, "not signed by the operator")
     other = {name: value + 1e-3 for name, value in small_base().weights.items()}
     another_base = message(order())
-    another_base[BASE] = pack(other, TYPES["fp32"])
+    another_base[BASE] = pack(other, "fp16")
     refused(tmp_path, another_base, Failure.IDENTITY, "not signed")
     another_round = message(order(2))
     another_round["round"] = contract().write_order(order(3))["round"]
     refused(tmp_path, another_round, Failure.IDENTITY, "not signed")
-    refused(tmp_path, message(order(), "final"), Failure.IDENTITY, "not signed")  # a final order sent as one to train
+    final = message(order())
+    final[PROOF] = prove("final", order(), "ours", KEY)
+    refused(tmp_path, final, Failure.IDENTITY, "not signed")  # a final order sent as one to train
+    refused(tmp_path, message(order(), "final"), Failure.BASE, "type fp16")  # which would be in fp32, too
     another_federation = message(order())
     another_federation.config_records[PROOF]["federation"] = "theirs"
     refused(tmp_path, another_federation, Failure.IDENTITY, "not signed")
@@ -119,11 +122,32 @@ def test_a_base_or_an_order_that_another_key_signed(tmp_path):
 
 
 def test_the_first_base_is_pinned_by_its_hash(tmp_path):
-    pinned = Policy(base=small_base().sha256)
+    pinned = Policy(base=received(small_base(), "fp16").sha256)
     other = dataclasses.replace(small_base(), weights={name: value + 1 for name, value in small_base().weights.items()})
     refused(tmp_path, message(order(1, base=other)), Failure.IDENTITY, "round 1 starts from base", policy=pinned)
     ask(tmp_path, message(order(1)), policy=pinned)
     ask(tmp_path, message(order(2, base=other)), policy=pinned)  # later bases are what everyone made of it
+
+
+@pytest.mark.parametrize("wire", ["fp32", "fp16", "int8"])
+def test_what_is_signed_and_pinned_is_the_base_as_it_crosses(tmp_path, wire):
+    terms = dataclasses.replace(contract(), wire=wire)
+    mine, theirs = small_base(), received(small_base(), wire)
+    assert (mine.sha256 == theirs.sha256) == (wire == "fp32")
+    for base, right in ((theirs, True), (mine, wire == "fp32")):
+        content = terms.write_order(Order(mine, 1, 0.0))
+        content[PROOF] = prove("train", Order(base, 1, 0.0), "ours", KEY)
+        place, policy = tmp_path / base.sha256, Policy(base=base.sha256)
+        if right:
+            assert admit("train", content, place, policy, terms, KEY.public_key())[0].base.sha256 == theirs.sha256
+        else:
+            with pytest.raises(RefusedError, match="not signed"):
+                admit("train", content, place, policy, terms, KEY.public_key())
+            with pytest.raises(RefusedError, match="round 1 starts from base"):
+                admit("train", content, place, policy, terms)
+    last = terms.whole.write_order(Order(mine, 2, 0.0))  # what a device keeps is the federation's own base, by its own hash
+    last[PROOF] = prove("final", Order(mine, 2, 0.0), "ours", KEY)
+    assert admit("final", last, tmp_path / "last", Policy(), terms, KEY.public_key())[0].base.sha256 == mine.sha256
 
 
 def test_a_replayed_order_is_refused_and_a_repeated_round_is_not(tmp_path):

@@ -23,7 +23,7 @@ from fedstyle.errors import ConfigError, FederationError, FedstyleError, OutputE
 from fedstyle.files import append_json, unsynced
 from fedstyle.flower.notes import note_error
 from fedstyle.flower.secure import STEPS, Step
-from fedstyle.flower.wire import HELLO, CodedError, Contract, Failure, Order, sizes, write_failure
+from fedstyle.flower.wire import HELLO, CodedError, Contract, Failure, Order, write_failure
 
 PARTITION = "partition-id"
 """Where Flower keeps the number of a node's partition in its node_config."""
@@ -119,7 +119,7 @@ def _update(contract: Contract, clients: Clients, partition: int, content: Recor
     """Train, and give the reply with the delta, and its line for the ledger."""
     order = contract.read_order(content)
     reply = contract.write_delta(_train(clients, partition, order, work).delta)
-    arrays = sizes(reply)
+    arrays = contract.bytes_up()
     return reply, {"kind": "update", "arrays": arrays, "bytes": sum(arrays.values())}
 
 

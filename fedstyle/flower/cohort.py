@@ -24,8 +24,10 @@ from torch import Tensor
 from fedstyle import params
 from fedstyle.base import Base
 from fedstyle.errors import FederationError, WireError
+from fedstyle.flower.held import hold
 from fedstyle.flower.secure import LEAST
-from fedstyle.flower.wire import HELLO, TYPES, Contract, Failure, Order, pack, read_failure, sizes
+from fedstyle.flower.wire import HELLO, Contract, Failure, Order, read_failure, sizes
+from fedstyle.privacy.clipping import length, level
 from fedstyle.privacy.noise import unflatten
 from fedstyle.privacy.secagg.terms import Terms
 from fedstyle.roster import Roster
@@ -66,11 +68,11 @@ class Cohort(Grid):
     """A strategy's view of `grid`: the nodes of the round's cohort, and replies in which base + delta stands under the shared names.
 
     `base` gives the values of the parameters that are not shared. `done` rounds went before. `stop` ends the waiting from another thread;
-    `pause` is the time between two looks for replies. An update whose joint L2 norm is over `bound` is dropped. `choose` gives a round's
-    clients of those that are there, and `release` makes of their deltas what the strategy gets: one a client, or a single one for all.
-    Where the contract asks for secure sums, the strategy gets their mean: the sum over `denominator`, or over the clients in it. `pay` is
-    called before such a sum can be read. A round that draws fewer than three asks nobody then, and moves nothing. Raises FederationError
-    when too few clients join or reply.
+    `pause` is the time between two looks for replies. An update whose joint L2 norm is over `bound` is dropped; with `level`, longer ones
+    are shortened to the round's median. `choose` gives a round's clients of those that are there, and `release` makes of their deltas what
+    the strategy gets: one a client, or a single one for all. Where the contract asks for secure sums, the strategy gets their mean: the
+    sum over `denominator`, or over the clients in it. `pay` is called before such a sum can be read. A round that draws fewer than three
+    asks nobody then, and moves nothing. Raises FederationError when too few clients join or reply.
 
     By `roster` some clients are not asked in some rounds, and some fail: one that is lost gets no message, and of one that is late the
     reply is waited for, so that the simulation stays exact, and dropped. Strategy, traffic and `min_replies` see what they see when a
@@ -90,6 +92,7 @@ class Cohort(Grid):
     pause: float = 0.05
     roster: Roster = field(default_factory=Roster)
     bound: float = math.inf
+    level: bool = False
     choose: Callable[[Sequence[int], int], tuple[int, ...]] | None = None
     release: Callable[[Mapping[int, params.Params], params.Params], Iterable[params.Params]] = lambda deltas, _: deltas.values()
     pay: Callable[[Terms], None] = lambda _: None
@@ -168,7 +171,7 @@ class Cohort(Grid):
         for partition, reply in replies.items():
             try:
                 delta = self.contract.read_delta(reply)
-                if self._norm(delta) > self.bound:
+                if self.bound < math.inf and length(delta) > self.bound:
                     failures[partition] = Failure.LARGE
                 else:
                     deltas[partition] = delta
@@ -176,7 +179,7 @@ class Cohort(Grid):
                 failures[partition] = read_failure(reply) or Failure.INVALID
         self._need(len(deltas), len(drawn), failures, self._least(len(drawn)))
         received, sent = sum(sum(sizes(reply).values()) for reply in replies.values()), len(drawn) * sum(sizes(content).values())
-        return self._traffic(drawn, deltas, failures, received, sent), deltas
+        return self._traffic(drawn, deltas, failures, received, sent), level(deltas) if self.level else deltas
 
     def _sum(self, order: Order, before: params.Params) -> tuple[Traffic, dict[int, dict[str, Tensor]]]:
         """The mean of the round's deltas, by a secure sum, as if it were one client's."""
@@ -193,7 +196,8 @@ class Cohort(Grid):
             return self._ask(contents, start + until * self.timeout - time.monotonic(), fates)
 
         least = max(self._least(len(drawn)), terms.threshold)
-        summing = Summing(terms, ask, lambda left, codes, least: self._need(left, len(drawn), codes, least), least)
+        roster = plan.register.by_number if plan.register else None
+        summing = Summing(terms, ask, lambda left, codes, least: self._need(left, len(drawn), codes, least), least, roster)
         total = summing.total(self.contract.write_order(order), self.pay)
         mean = unflatten(total.values / (self.denominator or len(total.clients)), before)
         return self._traffic(drawn, total.clients, summing.failures, summing.received, summing.sent), {0: mean}
@@ -221,12 +225,9 @@ class Cohort(Grid):
         base = Base(self.base.arch, self.base.padding, params.merge(private, shared))
         return Order(base, self.done, float(config.get("proximal-mu", 0.0)))
 
-    def _norm(self, delta: params.Params) -> float:
-        return math.sqrt(sum(float(value.double().square().sum()) for value in delta.values())) if self.bound < math.inf else 0.0
-
     def _reply(self, order: Message, shared: params.Params) -> Message:
         """A reply as a stock strategy wants it: base + delta, and the same weight for every client."""
-        content = RecordDict({"arrays": pack(shared, TYPES["fp32"]), "metrics": MetricRecord({"num-examples": 1})})
+        content = RecordDict({"arrays": hold(shared), "metrics": MetricRecord({"num-examples": 1})})
         return Message(content, reply_to=order)
 
     def _least(self, asked: int) -> int:

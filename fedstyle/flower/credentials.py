@@ -1,8 +1,10 @@
 """What a federation's members prove who they are with: an authority, the SuperLink's certificate, the operator's key and each device's.
 
-The authority's key signs certificates and nothing else: it belongs on a machine that serves nothing. A device holds the authority's
-certificate, so that it talks to this federation's SuperLink alone, and a key of its own, whose public half the operator registers. The
-operator's key signs every order of a round (see `orders`): a device that knows its public half obeys no one else who reaches the SuperLink.
+The authority's key signs certificates, and the register of devices that may sum securely: it belongs on a machine that serves nothing. A
+device holds the authority's certificate, so that it talks to this federation's SuperLink alone, and a key of its own, whose public half the
+operator registers. The operator's key signs every order of a round (see `orders`): a device that knows its public half obeys no one else
+who reaches the SuperLink.
+A device signs what it sends in a secure sum with a second key, derived from its own, for which the authority vouches (see `vouching`).
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedstyle.errors import FederationError, OutputError
@@ -48,7 +52,7 @@ class Authority:
         _absent(authority.certificate, authority._key)
         key = ec.generate_private_key(ec.SECP384R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        usage = _usage(key_cert_sign=True, crl_sign=True)
+        usage = _usage(key_cert_sign=True, crl_sign=True, digital_signature=True)
         builder = _certificate(subject, subject, key.public_key(), days)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).add_extension(usage, critical=True)
         signed = builder.sign(key, hashes.SHA384())
@@ -64,12 +68,7 @@ class Authority:
         """
         if not hosts:
             raise FederationError("a SuperLink's certificate needs the names or addresses that devices reach it by: give one or more")
-        try:
-            signer = serialization.load_pem_private_key(self._key.read_bytes(), None)
-            issuer = x509.load_pem_x509_certificate(self.certificate.read_bytes())
-        except (OSError, ValueError):
-            raise FederationError(f"{self.folder} holds no usable authority.key and authority.crt: create an authority first") from None
-        assert isinstance(signer, ec.EllipticCurvePrivateKey)
+        signer, issuer = self._load()
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
         builder = _certificate(subject, issuer.subject, key.public_key(), days)
@@ -84,24 +83,81 @@ class Authority:
         write_bytes(certificate, signed.public_bytes(_PEM))
         return certificate, private
 
+    def sign(self, message: bytes) -> bytes:
+        """The authority's signature (ECDSA, SHA-384); raises FederationError where its key is not there: `checks` is the other half."""
+        return self._load()[0].sign(message, ec.ECDSA(hashes.SHA384()))
+
+    def _load(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+        try:
+            signer = serialization.load_pem_private_key(self._key.read_bytes(), None)
+            issuer = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+        except (OSError, ValueError):
+            raise FederationError(
+                f"{self.folder} holds no usable authority.key and authority.crt: create an authority first, or put them back for this"
+            ) from None
+        assert isinstance(signer, ec.EllipticCurvePrivateKey)
+        return signer, issuer
+
     @property
     def _key(self) -> Path:
         return self.folder / "authority.key"
 
 
+def checks(certificate: Path, signature: bytes, message: bytes) -> bool:
+    """Whether the authority of this certificate signed the message; raises FederationError for a file that holds no certificate."""
+    try:
+        key = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
+    except (OSError, ValueError):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise FederationError(f"{certificate} holds no authority's certificate: ask the operator for it")
+    try:
+        key.verify(signature, message, ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature:
+        return False
+    return True
+
+
 def make_device_key(path: Path) -> Path:
     """Make a device's key at `path` (OpenSSH, NIST P-384, as Flower's SuperNodes take them) and its public half beside it, `path`.pub.
 
-    Gives the public file, which the operator registers. Raises OutputError where a key stands already: a device that changes its key is
-    another device.
+    Gives the public file, which the operator registers; its second line is the public half of `signing_secret`. Raises OutputError where a
+    key stands already: a device that changes its key is another device.
     """
     public = path.with_name(f"{path.name}.pub")
     _absent(path, public)
     key = ec.generate_private_key(ec.SECP384R1())
     write_bytes(path, key.private_bytes(_PEM, serialization.PrivateFormat.OpenSSH, _OPEN), private=True)
-    line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    write_bytes(public, line + b"\n")
+    signing = ed25519.Ed25519PrivateKey.from_private_bytes(signing_secret(path))
+    lines = [one.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH) for one in (key, signing)]
+    write_bytes(public, b"".join(line + b"\n" for line in lines))
     return public
+
+
+def signing_secret(path: Path) -> bytes:
+    """The Ed25519 secret with which a device signs, derived from its key (HKDF-SHA256, RFC 5869): it goes where that one goes.
+
+    Raises FederationError for a file that holds no device's key.
+    """
+    try:
+        key = serialization.load_ssh_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise FederationError(f"{path} holds no device's key: the device has left, or its key is elsewhere; create a new home")
+    scalar = key.private_numbers().private_value.to_bytes(key.key_size // 8, "big")
+    return HKDF(hashes.SHA256(), 32, None, b"fedstyle device signature 1").derive(scalar)
+
+
+def verification_key(public: Path) -> bytes:
+    """The public half of a device's `signing_secret`, 32 bytes, in its public file; raises FederationError where there is none."""
+    try:
+        key = serialization.load_ssh_public_key(public.read_bytes().splitlines()[1])
+    except (OSError, ValueError, IndexError):
+        key = None
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise FederationError(f"{public} has no second line with a key to sign secure sums with: the device has to create a new home")
+    return key.public_bytes_raw()
 
 
 def make_operator_key(path: Path) -> Path:

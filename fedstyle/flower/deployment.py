@@ -36,8 +36,9 @@ LINK = "federation"
 _SWITCHES = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_LOG_LEVEL": "INFO",  # into the logs beside Flower's state, whatever this process wants to hear
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",  # each look is a request
     "UV_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
 }
@@ -93,7 +94,7 @@ def superlink(folder: Path, host: str = "127.0.0.1", port: int = 0) -> Iterator[
     if _listens(near, port):
         raise FederationError(f"somebody listens on {near}:{port} already: choose another port, or end what is there")
     files = ("--ssl-ca-certfile", folder / "authority" / "authority.crt", "--ssl-certfile", link / "server.crt")
-    command = [_tool("flower-superlink"), *files, "--ssl-keyfile", link / "server.key", "--enable-supernode-auth"]
+    command = [*_gate("link"), *files, "--ssl-keyfile", link / "server.key", "--enable-supernode-auth"]
     command += ["--database", link / "state.db", "--disable-runtime-dependency-installation", "--host", host, "--port", port]
     certificate = json.dumps(str(folder / "authority" / "authority.crt"))
     known = f'[superlink]\ndefault = "{LINK}"\n\n[superlink.{LINK}]\naddress = "{near}:{port}"\nroot-certificates = {certificate}\n'
@@ -118,6 +119,11 @@ def supernode(home: Path, address: str, authority: Path, key: Path) -> Iterator[
     command += ["--host", "127.0.0.1", "--port", free_port()]
     with _process(command, home, home / "node.log", {HOME: str(home), "PATH": _shims(home, "client")}) as process:
         yield process
+
+
+def was_admitted(log: Path, before: int) -> bool:
+    """Whether a SuperNode was let in by its SuperLink, by what it wrote into its log after the first `before` bytes."""
+    return b"SuperNode ID:" in (log.read_bytes()[before:] if log.exists() else b"")
 
 
 def flwr(folder: Path, *words: object) -> dict[str, Any]:
@@ -222,22 +228,28 @@ def _end_with_parent() -> None:
 def _environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
     scripts = sysconfig.get_path("scripts")
     path = f"{scripts}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # Flower starts its parts by name
-    kept = {name: value for name, value in os.environ.items() if name not in ("FLWR_LOG_LEVEL", FEDERATION)}
+    kept = {name: value for name, value in os.environ.items() if name != FEDERATION}
     own = {"FLWR_HOME": str(folder / "flower"), "PATH": path, **_SWITCHES, **variables}
     (folder / "flower").mkdir(parents=True, exist_ok=True)
     return kept | own
 
 
 def _shims(folder: Path, side: str) -> str:
-    """A PATH that begins with commands of our own: Flower's executor as it is, the app of this side as `gate`, and the others refuse."""
-    refuse, known = 'echo "refused: somebody asked for $0" >&2\nexit 1', {"client": "flwr-clientapp", "server": "flwr-serverapp"}
+    """A PATH that begins with commands of our own: Flower's executor and the app of this side by `gate`, and the others refuse."""
+    refuse = 'echo "refused: somebody asked for $0" >&2\nexit 1'
+    known = {"client": ("flwr-clientapp", "nursery"), "server": ("flwr-serverapp", "superexec")}
     lines = {f"flwr-{name}": refuse for name in ("agentapp", "clientapp", "connector", "model", "serverapp", "simulation")}
-    lines["flower-superexec"] = f'exec {shlex.quote(_tool("flower-superexec"))} "$@"'
-    lines[known[side]] = f'exec {shlex.quote(sys.executable)} -P -m fedstyle.flower.gate {side} "$@"'
+    app, executor = known[side]
+    lines |= {name: f'exec {shlex.join(_gate(part))} "$@"' for name, part in ((app, side), ("flower-superexec", executor))}
     for name, text in lines.items():
         write_bytes(folder / "bin" / name, f"#!/bin/sh\n{text}\n".encode())
         os.chmod(folder / "bin" / name, 0o755)  # noqa: S103  a program, as others are
     return f"{folder / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
+def _gate(part: str) -> list[str]:
+    """The command of a part of Flower by `gate`; -P keeps what lies in the folder from being imported."""
+    return [sys.executable, "-P", "-m", "fedstyle.flower.gate", part]
 
 
 def _tool(name: str) -> str:

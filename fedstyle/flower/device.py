@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -23,13 +23,15 @@ from flwr.clientapp import ClientApp
 from fedstyle import tables
 from fedstyle.base import Base
 from fedstyle.client import Client
-from fedstyle.config import Config
+from fedstyle.config import Config, Wire
 from fedstyle.errors import ConfigError, FederationError, FedstyleError
 from fedstyle.files import append_json
 from fedstyle.flower.client import PARTITION, answer, classify
-from fedstyle.flower.credentials import read_operator
+from fedstyle.flower.credentials import read_operator, signing_secret
 from fedstyle.flower.notes import note_error
 from fedstyle.flower.policy import Policy, RefusedError, admit, count_reply, note_refusal
+from fedstyle.flower.secure import Plan, check_network, device_noise
+from fedstyle.flower.steps import admit_step
 from fedstyle.flower.wire import Contract, Failure, write_failure
 from fedstyle.methods import make_method
 from fedstyle.photos import Photos
@@ -54,8 +56,8 @@ class Own:
     """A folder of photos to judge the filter with, which training does not see; empty judges with those it trained on."""
     name: str = ""
     """The filter's name; empty takes the style image's."""
-    wire: Literal["fp16", "fp32"] = "fp16"
-    """The type of the numbers that go up; the federation has one for all."""
+    wire: Wire = "fp16"
+    """The type of the numbers that cross; the federation has one for all."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Device:
                 if name in found:
                     raise ConfigError(f"unknown table [{name}]: it belongs to a run's TOML, and this is a device's")
             config = Config._from_tables(found, home)
-            need(not config.privacy.secure, "privacy.secure", True, "secure sums run in simulations alone as yet; leave it out")
+            check_network(config.privacy)
             return cls(home, own, tables.read(Place, federation, "federation"), policy, config)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
@@ -127,8 +129,10 @@ class Device:
         return Photos.open(self.path(self.own.heldout or self.own.photos))
 
     def contract(self) -> Contract:
-        """What this device lets cross, from its own network and method."""
-        return Contract.of(self._like(), make_method(self.config.method).shares, self.own.wire)
+        """What this device lets cross, from its own network, method and privacy."""
+        wishes = self.config.privacy
+        plan = Plan(wishes.clip, device_noise(wishes, self.policy.last_round)) if wishes.secure else None
+        return replace(Contract.of(self._like(), make_method(self.config.method).shares, self.own.wire), secure=plan)
 
     def _like(self) -> Base:
         """A base of the shapes that this device takes; its values do not matter."""
@@ -180,10 +184,15 @@ def reply(home: Path, kind: str, content: RecordDict, context: Context) -> Recor
         device = Device.load(home)
         contract = device.contract()
         operator = read_operator(device.path(device.federation.operator)) if device.federation.operator else None
-        order, rest = admit(kind, content, home, device.policy, contract, operator)
-        if kind == "final":
-            return _keep(home, order.base, order.round - 1)
-        context.node_config[PARTITION] = 0  # there is one client here
+        if contract.secure and kind == "train":
+            plan, rest = admit_step(content, home, device.policy, contract, operator, device.path(device.federation.authority))
+            plan = replace(plan, secret=signing_secret(device.path(device.federation.key)))
+            contract, context.node_config[PARTITION] = replace(contract, secure=plan), plan.number()
+        else:
+            order, rest = admit(kind, content, home, device.policy, contract, operator)
+            if kind == "final":
+                return _keep(home, order.base, order.round - 1)
+            context.node_config[PARTITION] = 0  # there is one client here
         up = answer(lambda _: (contract, _Alone(device)), rest, context)
         count_reply(home, up)
         return up
@@ -192,12 +201,18 @@ def reply(home: Path, kind: str, content: RecordDict, context: Context) -> Recor
         return write_failure(refused.code)
     except (Exception, SystemExit) as error:  # noqa: BLE001  the text of any exception may hold a path or a name
         note_error(home, f"an order of the kind {kind[:40]!r}", error)
+        if isinstance(error, FederationError):
+            return write_failure(Failure.SETUP)  # a key that is not there
         return write_failure(classify(error, Failure.SETUP) if isinstance(error, FedstyleError) else Failure.UNKNOWN)
 
 
 def _keep(home: Path, base: Base, round: int) -> RecordDict:
     """Put the federation's last base into the home, from which the device makes its filter in its own time."""
     base.save(home / "base")
+    if (home / "sum.state").exists():
+        from fedstyle.flower.masking import drop
+
+        drop(home)  # of a round that this device fell out of
     append_json(home / "ledger.jsonl", {"round": round, "kind": KEPT, "bytes": 8})
     return RecordDict({KEPT: ConfigRecord({"round": round})})
 

@@ -5,6 +5,7 @@ A federation's folder holds what this half needs, and what it leaves:
     config.toml       the run, of which [data], [loss] and [training] are the devices' matter and not looked at here
     federation.json   the federation's name, what devices share, and its devices: number, name, Flower's id of the node
     operator          the operator's key, which signs every order; without it orders are not signed
+    register.json     where sums are secure, the devices' keys, signed by the authority: see `vouching`
     base/             the base after the last round;  state.safetensors: the checkpoint from which a run goes on
     history.jsonl     a line a round;  deliveries.json: which devices keep the last base;  failure.json: why the last run failed
 
@@ -18,23 +19,28 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self, get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedstyle.base import Base
-from fedstyle.config import Config
+from fedstyle.config import Config, Wire
 from fedstyle.errors import FederationError, FedstyleError
 from fedstyle.files import append_json, read_lines, write_bytes, write_json
 from fedstyle.flower.credentials import read_operator_key
 from fedstyle.flower.orders import PROOF, Kind, prove
-from fedstyle.flower.server import Round, serve
+from fedstyle.flower.private import Promise
+from fedstyle.flower.secure import SUM, Plan, Step
+from fedstyle.flower.server import Round, cohort_size, serve
 from fedstyle.flower.state import ServerState
+from fedstyle.flower.vouching import REGISTER, Register
 from fedstyle.flower.wire import HELLO, Contract, Failure, Order, read_failure
+from fedstyle.privacy.settings import COHORT
+from fedstyle.tables import need
 
 FEDERATION = "FEDSTYLE_FEDERATION"
 """The environment's name for the folder of the federation that a SuperLink serves."""
@@ -50,15 +56,17 @@ class Member:
     number: int
     name: str
     node: int
+    key: str = ""
+    """Where sums are secure, the key that checks what it signs, in hexadecimal."""
 
 
 @dataclass(frozen=True)
 class Roll:
-    """What `federation.json` holds; `shared` are the names that go up, and `wire` the type in which they do."""
+    """What `federation.json` holds; `shared` are the names that go up, and `wire` the type in which all crosses."""
 
     name: str
     shared: tuple[str, ...]
-    wire: Literal["fp16", "fp32"] = "fp16"
+    wire: Wire = "fp16"
     members: tuple[Member, ...] = ()
 
     @classmethod
@@ -66,8 +74,8 @@ class Roll:
         """Read a federation's folder; raises FederationError where there is none."""
         try:
             facts = json.loads((folder / "federation.json").read_text())
-            members = tuple(Member(one["number"], one["name"], one["node"]) for one in facts["members"])
-            if facts["format"] != FORMAT or facts["wire"] not in ("fp16", "fp32"):
+            members = tuple(Member(one["number"], one["name"], one["node"], one.get("key", "")) for one in facts["members"])
+            if facts["format"] != FORMAT or facts["wire"] not in get_args(Wire):
                 raise ValueError("another format")
             return cls(facts["name"], tuple(facts["shared"]), facts["wire"], members)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -112,12 +120,23 @@ class Hosted(Grid):
             self.hellos[name] = Message(content, reply_to=message)
             names.append(name)
         if below:
-            order = self.contract.read_order(below[0].content)
-            proof = prove("train", order, self.roll.name, self.key)
+            contents = {id(message.content): message.content for message in below}  # one may be many messages'
+            ready = {key: self._prove(content) for key, content in contents.items()}
             for message in below:
-                message.content = RecordDict({**message.content, PROOF: proof})
+                message.content = ready[id(message.content)]
             names += self.grid.push_messages(below)
         return names
+
+    def _prove(self, content: RecordDict) -> RecordDict:
+        """The content with its proof, and where it begins a secure sum, with the register."""
+        step = Step.read(content) if SUM in content else None
+        order = RecordDict({name: record for name, record in content.items() if name != SUM})
+        read = self.contract.read_order(order) if order else None
+        whole = RecordDict({**content, PROOF: prove("train", read, self.roll.name, self.key, step)})
+        if step and read:
+            assert self.contract.secure is not None and self.contract.secure.register is not None  # noqa: PT018  as the run was set up
+            whole[REGISTER] = ConfigRecord({"content": self.contract.secure.register.encode()})
+        return whole
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies that are there."""
@@ -165,11 +184,11 @@ def host(grid: Grid, _: Mapping[str, Any]) -> None:
 def _host(grid: Grid, folder: Path) -> None:
     roll, config = Roll.load(folder), Config.load(folder / "config.toml")
     first = Base.load(folder / "base")
-    contract = Contract.of(first, set(roll.shared).__contains__, roll.wire)
+    contract = replace(Contract.of(first, set(roll.shared).__contains__, roll.wire), secure=_plan(config, roll, folder))
     key = read_operator_key(folder / "operator") if (folder / "operator").exists() else None
     hosted = Hosted(grid, roll, contract, key)
     state = ServerState.load(folder / "state.safetensors")[0] if (folder / "state.safetensors").exists() else ServerState(0, first)
-    names = {member.number: member.name for member in roll.members}
+    names, last = {member.number: member.name for member in roll.members}, [state.round]
     _forget_lines(folder / "history.jsonl", state.round)
 
     def on_round(now: Round) -> None:
@@ -179,12 +198,27 @@ def _host(grid: Grid, folder: Path) -> None:
 
     def on_charge(charged: ServerState) -> None:
         charged.save(folder / "state.safetensors", {})  # before the round is released: a crash does not take the charge back
+        last.append(charged.round)
 
     _wait(hosted, config)
     calls: dict[str, Any] = {"on_round": on_round, "on_charge": on_charge, "after": state, "pause": PAUSE}
     base = serve(hosted, config, state.base, contract, len(roll.members), **calls)
-    answers = deliver(hosted, base, int(base.record.get("round", 0)), config.server.timeout)
+    answers = deliver(hosted, base, max(int(base.record.get("round", 0)), *last), config.server.timeout)
     write_json(folder / "deliveries.json", {names[number]: answer for number, answer in sorted(answers.items())})
+
+
+def _plan(config: Config, roll: Roll, folder: Path) -> Plan | None:
+    """How this run sums securely, if it does; raises FederationError unless the authority vouched for just these devices."""
+    count, register = len(roll.members), Register.load(folder)
+    size = cohort_size(config.server, count)
+    if config.privacy.mode == "private":
+        need(size >= COHORT, "server.cohort", size, f"the private mode sums over {COHORT} devices a round or more: enrol more")
+    plan = Plan.of(config, size, Promise.of(config, count))
+    if plan is None:
+        return None
+    if register is None or (register.federation, [key.hex() for key in register.keys]) != (roll.name, [one.key for one in roll.members]):
+        raise FederationError(f"{folder}/register.json is not that of the devices which are enrolled: vouch for them first")
+    return replace(plan, register=register)
 
 
 def _wait(hosted: Hosted, config: Config) -> None:
@@ -202,7 +236,7 @@ def deliver(hosted: Hosted, base: Base, round: int, seconds: float) -> dict[int,
     """Send the last base to every device; gives by number `kept`, or the code of why it is not."""
     order = Order(base, round + 1, 0.0)
     kind: Kind = "final"
-    content = hosted.contract.write_order(order)
+    content = hosted.contract.whole.write_order(order)
     content[PROOF] = prove(kind, order, hosted.roll.name, hosted.key)
     messages = {member.number: Message(content, member.node, MessageType.EVALUATE) for member in hosted.roll.members}
     taken = set(hosted.grid.push_messages(list(messages.values())))

@@ -1,12 +1,16 @@
 """What makes an order the operator's: a proof beside it, that a device can check and nobody can use twice.
 
 A proof names the federation and a number used once, and is signed with the operator's key (Ed25519, RFC 8032) over all that the order says:
-kind, federation, round, FedProx's factor, architecture, and the base's SHA-256. Without a key the signature is empty; a device that pins no
-key then takes the SuperLink's word, whose certificate it has checked.
+kind, federation, round, FedProx's factor, architecture, and the SHA-256 of the base as it crosses, widened from the wire type: an order is
+read from its message before it is signed. Without a key the signature is empty; a device that pins no key then takes the SuperLink's word,
+whose certificate it has checked.
+
+In a secure sum each step's message has a proof of its own, also over the step's name, round and bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from flwr.app import ConfigRecord, RecordDict
 
 from fedstyle.errors import WireError
+from fedstyle.flower.secure import Step
 from fedstyle.flower.wire import Order
 
 PROOF = "proof"
@@ -36,10 +41,10 @@ class Proof:
     signature: bytes = b""
 
 
-def prove(kind: Kind, order: Order, federation: str, key: Ed25519PrivateKey | None) -> ConfigRecord:
-    """A fresh proof for an order, as the record that goes beside it."""
+def prove(kind: Kind, order: Order | None, federation: str, key: Ed25519PrivateKey | None, step: Step | None = None) -> ConfigRecord:
+    """A fresh proof for an order, a step of a secure sum, or an order that begins one, as the record that goes beside it."""
     nonce = secrets.token_bytes(NONCE)
-    signature = key.sign(_statement(kind, order, federation, nonce)) if key else b""
+    signature = key.sign(_statement(kind, order, federation, nonce, step)) if key else b""
     return ConfigRecord({"federation": federation, "nonce": nonce, "signature": signature})
 
 
@@ -59,26 +64,21 @@ def take_proof(content: RecordDict) -> tuple[RecordDict, Proof]:
     return rest, proof
 
 
-def check_proof(kind: Kind, order: Order, proof: Proof, operator: Ed25519PublicKey) -> None:
-    """Raise WireError unless the operator signed this very order."""
+def check_proof(kind: Kind, order: Order | None, proof: Proof, operator: Ed25519PublicKey, step: Step | None = None) -> None:
+    """Raise WireError unless the operator signed this very order, and this very step."""
     try:
-        operator.verify(proof.signature, _statement(kind, order, proof.federation, proof.nonce))
+        operator.verify(proof.signature, _statement(kind, order, proof.federation, proof.nonce, step))
     except InvalidSignature:
         raise WireError("the order is not signed by the operator whose key this device knows") from None
 
 
-def _statement(kind: Kind, order: Order, federation: str, nonce: bytes) -> bytes:
-    """What is signed: one form for one order."""
-    base = order.base
-    said = {
-        "format": "fedstyle-order-1",
-        "kind": kind,
-        "federation": federation,
-        "nonce": nonce.hex(),
-        "round": order.round,
-        "proximal": order.proximal.hex(),
-        "architecture": base.arch,
-        "padding": base.padding,
-        "base_sha256": base.sha256,
-    }
+def _statement(kind: Kind, order: Order | None, federation: str, nonce: bytes, step: Step | None) -> bytes:
+    """What is signed: one form for one order or step."""
+    said: dict[str, Any] = {"format": "fedstyle-order-1", "kind": kind, "federation": federation, "nonce": nonce.hex()}
+    if order:
+        base = order.base
+        said |= {"round": order.round, "proximal": order.proximal.hex()}
+        said |= {"architecture": base.arch, "padding": base.padding, "base_sha256": base.sha256}
+    if step:
+        said["step"] = [step.name, step.round, hashlib.sha256(step.body).hexdigest()]
     return json.dumps(said, sort_keys=True).encode()

@@ -21,7 +21,8 @@ from flwr.app import RecordDict
 
 from fedstyle.errors import FedstyleError, OutputError, WireError
 from fedstyle.files import append_json, write_json
-from fedstyle.flower.orders import Proof, check_proof, take_proof
+from fedstyle.flower.orders import Kind, Proof, check_proof, take_proof
+from fedstyle.flower.secure import Step, weight
 from fedstyle.flower.wire import Contract, Failure, Order, sizes
 from fedstyle.tables import need
 
@@ -48,7 +49,10 @@ class Policy:
     proximal: float = 1.0
     """The largest factor of FedProx."""
     base: str = ""
-    """The SHA-256 of the base that round 1 must start from; empty takes any of the right architecture."""
+    """The SHA-256 of the base that round 1 must start from, as it crosses (`Federation.pin`); empty takes any of the right architecture."""
+
+    register: str = ""
+    """The SHA-256 of the register of devices that may be in a secure sum; empty takes any that the authority signed."""
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
@@ -58,7 +62,13 @@ class Policy:
         for name in ("rounds_a_day", "bytes_a_day", "last_round"):
             need(getattr(self, name) >= 0, f"policy.{name}", getattr(self, name), "give 0 or more")
         need(self.proximal >= 0, "policy.proximal", self.proximal, "give 0 or more")
-        need(len(self.base) in (0, 64), "policy.base", self.base, "give a base's SHA-256 in hexadecimal, or leave it empty")
+        for name in ("base", "register"):
+            need(
+                len(getattr(self, name)) in (0, 64),
+                f"policy.{name}",
+                getattr(self, name),
+                "give a SHA-256 in hexadecimal, or leave it empty",
+            )
 
 
 class RefusedError(FedstyleError):
@@ -101,6 +111,12 @@ class Standing:
         kept = [(min(when, now), spent) for when, spent in self.answered if now - when < DAY]
         self.answered = [*kept, (now, size)]
 
+    def add(self, now: float, size: int) -> None:
+        """Count further bytes of the order that was answered last."""
+        if self.answered:
+            when, spent = self.answered.pop()
+            self.answered.append((min(when, now), spent + size))
+
 
 def admit(
     kind: str,
@@ -110,28 +126,25 @@ def admit(
     contract: Contract,
     operator: Ed25519PublicKey | None = None,
     *,
+    begins: tuple[Step, str] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> tuple[Order, RecordDict]:
     """The order in a message and its content without the proof, if the device allows it; it is counted then, before anything is done.
 
-    Raises RefusedError for what the policy does not allow, FedstyleError where the standing cannot be read, OutputError where it cannot be
-    written: an order that cannot be counted is not answered.
+    `begins` is the step of a secure sum that came beside the order, and the federation whose sum it has to be. Raises RefusedError for what
+    the policy does not allow, FedstyleError where the standing cannot be read, OutputError where it cannot be written: an order that cannot
+    be counted is not answered.
     """
-    if (home / "paused").exists():
-        raise RefusedError(Failure.AWAY, "the device is paused")
-    if kind not in policy.kinds:
-        raise RefusedError(Failure.KIND, f"a message of the kind {kind[:40]!r}, and the policy allows {', '.join(policy.kinds) or 'none'}")
-    if missing := [name for name in policy.needs if not conditions(home).get(name)]:
-        raise RefusedError(Failure.AWAY, f"the device is not {', not '.join(missing)}")
+    check_allowed(kind, home, policy)
     size, most = sum(sizes(content).values()), _most(contract)
     if size > most or len(content) > 3 or len(list(content.array_records)) > 1:
         raise RefusedError(Failure.SIZE, f"{size} bytes of arrays in {len(content)} records; an order has at most {most} in 3")
     try:
         rest, proof = take_proof(content)
-        order = contract.read_order(rest)
+        order = (contract.whole if kind == "final" else contract).read_order(rest)
     except WireError as error:
         raise RefusedError(Failure.BASE, str(error)) from None
-    _check_identity(kind, order, proof, policy, operator)
+    _check_identity(kind, order, proof, policy, operator, begins)
     standing, now = Standing.load(home), clock()
     _check_replay(kind, order, proof, standing)
     if order.round - (kind == "final") > policy.last_round:
@@ -141,8 +154,7 @@ def admit(
     standing.spend(now, size)
     if len(standing.answered) > policy.rounds_a_day:
         raise RefusedError(Failure.LIMIT, f"more than {policy.rounds_a_day} orders in 24 hours")
-    if (spent := sum(size for _, size in standing.answered)) > policy.bytes_a_day:
-        raise RefusedError(Failure.LIMIT, f"{spent} bytes in 24 hours; the policy allows {policy.bytes_a_day}")
+    check_bytes(standing, policy)
     last, used = standing.federations.get(proof.federation, (0, []))
     standing.federations[proof.federation] = (order.round, [*(used if order.round == last else []), proof.nonce.hex()])
     standing.save(home)
@@ -152,10 +164,8 @@ def admit(
 def count_reply(home: Path, content: RecordDict, *, clock: Callable[[], float] = time.time) -> None:
     """Add what goes up to the bytes of the order that was admitted last."""
     standing = Standing.load(home)
-    if standing.answered:
-        when, size = standing.answered.pop()
-        standing.answered.append((min(when, clock()), size + sum(sizes(content).values())))
-        standing.save(home)
+    standing.add(clock(), weight(content))
+    standing.save(home)
 
 
 def note_refusal(home: Path, kind: str, refused: RefusedError) -> None:
@@ -185,12 +195,37 @@ def conditions(home: Path) -> dict[str, Any]:
     return {name: True for name in CONDITIONS if said.get(name) is True} if isinstance(said, dict) else {}
 
 
-def _check_identity(kind: str, order: Order, proof: Proof, policy: Policy, operator: Ed25519PublicKey | None) -> None:
+def check_allowed(kind: str, home: Path, policy: Policy) -> None:
+    """Raise RefusedError unless the owner lets messages of this kind in now."""
+    if (home / "paused").exists():
+        raise RefusedError(Failure.AWAY, "the device is paused")
+    if kind not in policy.kinds:
+        raise RefusedError(Failure.KIND, f"a message of the kind {kind[:40]!r}, and the policy allows {', '.join(policy.kinds) or 'none'}")
+    if missing := [name for name in policy.needs if not conditions(home).get(name)]:
+        raise RefusedError(Failure.AWAY, f"the device is not {', not '.join(missing)}")
+
+
+def check_bytes(standing: Standing, policy: Policy) -> None:
+    """Raise RefusedError when the day's bytes are used up."""
+    if (spent := sum(size for _, size in standing.answered)) > policy.bytes_a_day:
+        raise RefusedError(Failure.LIMIT, f"{spent} bytes in 24 hours; the policy allows {policy.bytes_a_day}")
+
+
+def check_signed(kind: Kind, order: Order | None, proof: Proof, operator: Ed25519PublicKey, step: Step | None) -> None:
+    """Raise RefusedError unless the operator signed it."""
+    try:
+        check_proof(kind, order, proof, operator, step)
+    except WireError as error:
+        raise RefusedError(Failure.IDENTITY, str(error)) from None
+
+
+def _check_identity(
+    kind: str, order: Order, proof: Proof, policy: Policy, operator: Ed25519PublicKey | None, begins: tuple[Step, str] | None
+) -> None:
     if operator is not None:
-        try:
-            check_proof("final" if kind == "final" else "train", order, proof, operator)
-        except WireError as error:
-            raise RefusedError(Failure.IDENTITY, str(error)) from None
+        check_signed("final" if kind == "final" else "train", order, proof, operator, begins[0] if begins else None)
+    if begins and begins[1] != proof.federation:
+        raise RefusedError(Failure.IDENTITY, "the order is of another federation than the register of devices")
     if policy.base and order.round == 1 and order.base.sha256 != policy.base:
         raise RefusedError(Failure.IDENTITY, f"round 1 starts from base {order.base.sha256[:12]}, and the policy names {policy.base[:12]}")
 

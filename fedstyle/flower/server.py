@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context
+from flwr.app import ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
@@ -24,6 +24,7 @@ from fedstyle.base import Base
 from fedstyle.config import Config, Server
 from fedstyle.errors import ConfigError, FederationError, FedstyleError, ParamsError
 from fedstyle.flower.cohort import Cohort, Traffic, shared_arrays
+from fedstyle.flower.held import hold
 from fedstyle.flower.private import EXTRA, Promise, read_ledger
 from fedstyle.flower.state import ServerState, recall, remind
 from fedstyle.flower.strategies import make_strategy
@@ -90,15 +91,17 @@ def serve(
     """
     server, size, promise = config.server, cohort_size(config.server, clients), Promise.of(config, clients)
     if config.privacy.secure and not contract.secure:
-        raise ConfigError("privacy.secure = true is for the engines inline and ray: set it to false for devices over the network")
+        raise ConfigError(
+            "privacy.secure = true is for the engines inline and ray, and for a Federation: run one of these, or set it to false"
+        )
     strategy = make_strategy(server.strategy, server.options, 1 if promise or contract.secure else size)
     state = after or ServerState(0, base)
     if state.round >= server.rounds:
         return state.base
     timing = (server.min_replies, server.timeout, state.round, stop or threading.Event(), pause)
     seed, most = config.training.seed, server.cohort or clients  # all there are may become more
-    bound = server.bound or math.inf
-    cohort = Cohort(grid, contract, state.base, clients, most, seed, *timing, roster=Roster.of(server, clients, seed), bound=bound)
+    limits: dict[str, Any] = {"bound": server.bound or math.inf, "level": server.level}
+    cohort = Cohort(grid, contract, state.base, clients, most, seed, *timing, roster=Roster.of(server, clients, seed), **limits)
     run = _Run(strategy, cohort, state, config, promise, on_round, on_charge)
     cohort.gather()
     remind(strategy, state.memory, sorted(contract.shared))
@@ -149,7 +152,16 @@ class _Run:
         """Charge the round where a crash does not take it back."""
         ledger = read_ledger(self.state.extra).charge(promise.charged)
         self.state = replace(self.state, extra={**self.state.extra, EXTRA: ledger.to_json()})
-        self.on_charge(self.state)
+        self._keep(self.cohort.done)
+
+    @property
+    def _once(self) -> bool:
+        """Whether devices take part in a round once only, as those that sign do: a run that dies in it has to go on after it."""
+        return self.cohort.contract.secure is not None and self.cohort.contract.secure.register is not None
+
+    def _keep(self, number: int) -> None:
+        """Keep the state from which a run goes on that dies in this round."""
+        self.on_charge(replace(self.state, round=number) if self._once else self.state)
 
     def _release(self, promise: Promise, deltas: Mapping[int, params.Params], like: params.Params) -> list[dict[str, Tensor]]:
         """The noisy mean, once it is paid for."""
@@ -159,9 +171,11 @@ class _Run:
     def round(self, number: int) -> None:
         """What `Strategy.start` does in a round, with the round's own number also in a run that goes on: FedAdam reckons with it."""
         started, before, name = time.monotonic(), self.state.base, self.config.server.strategy
+        if self._once:
+            self._keep(number)
         shared, private = params.split(before.weights, lambda one: one in self.cohort.contract.shared)
         whole = {**shared, **self.state.arrays}
-        record = ArrayRecord({key: Array(whole[key].numpy()) for key in sorted(whole)})
+        record = hold(whole)
         replies = self.cohort.send_and_receive(self.strategy.configure_train(number, record, ConfigRecord(), self.cohort))
         arrays, _ = self.strategy.aggregate_train(number, replies)
         traffic = self.cohort.traffic
