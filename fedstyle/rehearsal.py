@@ -58,6 +58,13 @@ def rehearse(config: Config, out: str | Path, *, watch: Watch = lambda _: None) 
     return base
 
 
+def own_config(config: Config, number: int, device: Device) -> Config:
+    """A run's configuration as one of its devices has it: with a seed and a look of its own, as in a simulation."""
+    training = dataclasses.replace(config.training, seed=derive(config.training.seed, "client", number))
+    loss = dataclasses.replace(config.loss, strength=device.strength, density=device.density)
+    return dataclasses.replace(config, training=training, loss=loss)
+
+
 def furnish(config: Config, federation: Federation, number: int, device: Device, address: str) -> Membership:
     """A device's home with photos, style image and credentials in it, as a person would have them; nothing points out of it."""
     home = federation.folder / "clients" / device.id
@@ -68,8 +75,6 @@ def furnish(config: Config, federation: Federation, number: int, device: Device,
     device.style_image(config.training.seed).save(home / "style.png")
     shutil.copyfile(federation.folder / "authority" / "authority.crt", home / "authority.crt")
     shutil.copyfile(federation.folder / "operator.pub", home / "operator.pub")
-    training = dataclasses.replace(config.training, seed=derive(config.training.seed, "client", number))
-    loss = dataclasses.replace(config.loss, strength=device.strength, density=device.density)
     return Membership.create(
         home,
         address=address,
@@ -78,7 +83,7 @@ def furnish(config: Config, federation: Federation, number: int, device: Device,
         style="style.png",
         name=device.style_name,
         operator="operator.pub",
-        config=dataclasses.replace(config, training=training, loss=loss),
+        config=own_config(config, number, device),
         wire=config.server.wire,
         policy={"base": federation.pin(), "last_round": config.server.rounds},
     )

@@ -24,8 +24,8 @@ from fedstyle.flower.secure import SIGNED, SUM
 from fedstyle.flower.wire import ROUND, pack
 from fedstyle.population import plan
 from fedstyle.privacy.noise import flatten
+from fedstyle.rehearsal import own_config
 from fedstyle.simulate import simulate
-from fedstyle.training import derive
 
 pytestmark = [pytest.mark.soak, pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")]
 CLIP = 1.0
@@ -52,8 +52,6 @@ def furnish(config, federation, number, device, address):
     for index, photo in enumerate(device.photos.paths):
         shutil.copyfile(photo, home / "photos" / f"{index} {photo.name}")
     device.style_image(config.training.seed).save(home / f"{WORDS[3]}.png")
-    training = dataclasses.replace(config.training, seed=derive(config.training.seed, "client", number))
-    loss = dataclasses.replace(config.loss, strength=device.strength, density=device.density)
     return Membership.create(
         home,
         address=address,
@@ -61,7 +59,7 @@ def furnish(config, federation, number, device, address):
         style=f"{WORDS[3]}.png",
         authority=federation.folder / "authority" / "authority.crt",
         operator=federation.folder / "operator.pub",
-        config=dataclasses.replace(config, training=training, loss=loss),
+        config=own_config(config, number, device),
         wire=config.server.wire,
     )
 

@@ -42,6 +42,7 @@ def test_updates_longer_than_the_median_are_shortened_to_it():
     found = level(updates)
     assert [(float(one["a"]), float(one["b"])) for one in found.values()] == [(3, 4), (3, 4), (-3, -4), (0, 0)]
     assert level({}) == {}
+    assert level({1: {}, 2: {}}) == {1: {}, 2: {}}  # of a method that shares nothing
 
 
 @settings(max_examples=60, deadline=None)

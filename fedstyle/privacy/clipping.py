@@ -20,8 +20,8 @@ def clip(update: Params, norm: float) -> dict[str, Tensor]:
 
 
 def length(update: Params) -> float:
-    """The joint L2 norm of an update over all tensors."""
-    return float(torch.stack([value.double().square().sum() for value in update.values()]).sum().sqrt())
+    """The joint L2 norm of an update over all tensors; 0 of one that has none, as of a method that shares nothing."""
+    return 0.0 if not update else float(torch.stack([value.double().square().sum() for value in update.values()]).sum().sqrt())
 
 
 def level(updates: Mapping[int, Params]) -> dict[int, dict[str, Tensor]]:
