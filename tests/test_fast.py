@@ -227,7 +227,8 @@ def test_spreading_puts_each_tap_once_into_each_pixels_kernel(kernel):
     assert spread.sum(1).max() == 1
 
 
-def test_constants_made_while_stylising_serve_training_too():
+def test_constants_made_while_stylising_serve_training_too(monkeypatch):
+    monkeypatch.setattr(fast, "LEAST", 0)
     for function in (winograd._winograd, cells._doubling, cells._spread):
         function.cache_clear()
     net = Base.new("cnnLite", seed=0, width=4).net()
@@ -239,9 +240,11 @@ def test_constants_made_while_stylising_serve_training_too():
 # ------------------------------------------------------------------------------------------------------------- whole networks
 
 
+@pytest.mark.parametrize("least", [0, fast.LEAST], ids=["fast", "plain"])
 @pytest.mark.parametrize("arch", ["cnn", "cnnLite"])
 @pytest.mark.parametrize(("padding", "size"), [("reflect", (8, 8)), ("zeros", (12, 20)), ("replicate", (36, 20))])
-def test_a_network_is_the_portable_one(arch, padding, size):
+def test_a_network_is_the_portable_one(arch, padding, size, least, monkeypatch):
+    monkeypatch.setattr(fast, "LEAST", least)
     net = Base.new(arch, seed=1, width=4, padding=padding).net()
     exact = portable(copy.deepcopy(net).double())
     x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(2))
@@ -268,19 +271,21 @@ def test_a_network_is_the_portable_one(arch, padding, size):
 
 
 def test_usable():
-    x = torch.zeros(1, 3, 8, 8)
-    assert fast.usable(x)
-    assert not fast.usable(x.double())
-    assert not fast.usable(x.to(torch.bfloat16))
-    assert not fast.usable(x.to("meta"))
+    x = torch.zeros(2, 3, 100, 100)  # 10,000 pixels, and ten times as many with channels
+    assert fast.usable(x, 10)
+    assert not fast.usable(x, 9)
+    assert not fast.usable(x.double(), 10)
+    assert not fast.usable(x.to(torch.bfloat16), 10)
+    assert not fast.usable(x.to("meta"), 10)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not fast.usable(x)
+        assert not fast.usable(x, 10)
         with torch.autocast("cpu", enabled=False):
-            assert fast.usable(x)
+            assert fast.usable(x, 10)
 
 
 def test_what_fast_is_not_for_takes_the_plain_operators(monkeypatch):
     monkeypatch.setattr(TransformNet, "picture", None)  # none of these can call it
+    monkeypatch.setattr(fast, "LEAST", 0)
     net = Base.new("cnnLite", seed=0, width=4).net()
     with torch.autocast("cpu", torch.bfloat16):
         assert net(torch.rand(1, 3, 8, 8)).shape == (1, 3, 8, 8)

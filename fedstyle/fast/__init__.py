@@ -22,6 +22,11 @@ from fedstyle.fast.winograd import convolve3
 __all__ = ["convolve", "convolve3", "convolve_cells", "double_and_convolve", "norm", "usable"]
 
 
-def usable(x: Tensor) -> bool:
-    """Whether pictures (N, C, H, W) are of the kind that these functions are for."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+LEAST = 100_000
+"""Pixels times the network's width from which these functions win: below, calling them costs more than they save (80 px for `cnnLite`)."""
+
+
+def usable(x: Tensor, width: int) -> bool:
+    """Whether pictures (N, C, H, W) are of the kind, and large enough, that these functions are for."""
+    large = x.shape[-2] * x.shape[-1] * width >= LEAST
+    return large and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
