@@ -82,11 +82,13 @@ class Conv(nn.Module):
         """(N, inputs, H, W) to (N, outputs, H', W')."""
         if self.upsample:
             x = double(x, self.portable)
-        # A norm undoes whatever a bias did, and Adam would walk on the rounding errors of the bias's gradient.
-        bias = self.conv.bias if self.norm is None or self.portable else None
-        x = F.conv2d(F.pad(x, self.margin, mode=self.mode), self.conv.weight, bias, self.conv.stride)
-        if self.norm is not None:
-            x = self.norm(x)
+        x = F.pad(x, self.margin, mode=self.mode)
+        if self.norm is None:
+            x = self.conv(x)
+        elif self.portable:
+            x = self.norm(self.conv(x))
+        else:  # the norm undoes whatever a bias did, and Adam would walk on the rounding errors of the bias's gradient
+            x = self.norm(F.conv2d(x, self.conv.weight, None, self.conv.stride))
         return F.relu(x) if self.relu else x
 
     def picture(self, x: Tensor, *, cells: bool = False) -> Tensor:

@@ -178,6 +178,15 @@ def test_fp16_is_refused_where_activations_come_near_its_end(tmp_path, small):
     assert coreml.peak(small, (64, 64)) < 1000
 
 
+def test_activations_inside_the_network_are_seen_at_every_size(small):
+    # a weight of a few thousand fits fp16, and normed values of 3 and more make 16,384 of it; a sigmoid ends the network at 1
+    warm = dataclasses.replace(
+        small, weights={**small.weights, "up2.norm.weight": torch.full_like(small.weights["up2.norm.weight"], 8000.0)}
+    )
+    for side in (64, 256):  # the second is computed by `fast` elsewhere
+        assert coreml.peak(warm, (side, side)) > 16_384
+
+
 def _step(op, x, half=False, **args):
     return run(Program((Step(op, {"x": Ref("in"), **args}, "out", half),), "in", "out"), torch.tensor(x)[None, None])
 

@@ -131,9 +131,10 @@ def peak(filter: Filter, size: Size) -> float:
         value = float(output.abs().max())
         found.append(min(float("inf"), value))  # in this order a NaN gives infinity
 
-    hooks = [module.register_forward_hook(note) for module in filter.net.modules()]
+    net = portable(filter.net)  # in the operators of an export, so that every layer is called
+    hooks = [module.register_forward_hook(note) for module in net.modules()]
     try:
-        filter.net(testcard(*size) / 255)
+        net(testcard(*size) / 255)
     finally:
         for hook in hooks:
             hook.remove()
