@@ -180,6 +180,8 @@ class Server:
 class Export:
     """What is made of each client's filter at the end."""
 
+    full: bool = False
+    """Whether a filter is tuned in every parameter, not in the method's private ones alone."""
     clients: bool = True
     """Whether each client's filter is exported and verified."""
     size: int = 512

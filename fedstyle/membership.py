@@ -204,7 +204,7 @@ class Membership:
             raise FederationError(f"{self.home} has no last base yet: join, and wait for the end of the rounds")
         client, config, judged = settings.client(), settings.config, settings.judged()
         kept = client.personalize(base, iterations=0).result()
-        job = client.personalize(base, iterations=config.training.iterations, session=self.home / "session")
+        job = client.personalize(base, iterations=config.training.iterations, full=config.export.full, session=self.home / "session")
         lines = [progress.as_dict() for progress in job]
         filter = job.result()
         (self.home / "personal.jsonl").unlink(missing_ok=True)  # of a process that was interrupted

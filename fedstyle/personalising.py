@@ -80,7 +80,7 @@ def _personalize(config: Config, clients: Clients, base: Base, partition: int, s
         client = clients(partition)
         row |= {"strength": client.look.strength, "density": client.look.density}
         kept = client.personalize(base, iterations=0).result()  # what the rounds left on this device, before it makes its filter
-        job = client.personalize(base, iterations=config.training.iterations)
+        job = client.personalize(base, iterations=config.training.iterations, full=config.export.full)
         lines = []
         for progress in job:
             lines.append(progress.as_dict())

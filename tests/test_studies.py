@@ -68,6 +68,11 @@ def test_a_study_runs_its_cells_and_does_not_run_them_again(pictures, tmp_path):
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| fedbn", "| lora"]
     with Image.open(out / "sheet.png") as sheet:
         assert sheet.width > sheet.height / 2
+    other = run(pictures, tmp_path / "other", "--only", "fedbn", "--finished", str(out))
+    assert other.returncode == 0, other.stderr
+    there, here = ((folder / "fedbn" / "11") for folder in (out, tmp_path / "other"))
+    for name in ("summary.json", "history.jsonl", "cost.json", "judged.json"):  # seconds are in them: it is the same run
+        assert (here / name).read_bytes() == (there / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.parent.glob("*/study.toml")), ids=lambda path: path.parent.name)

@@ -3,8 +3,9 @@
     python simulation/studies/run_study.py simulation/personalization --photos DIR --styles DIR --out runs/personalization
 
 A study is a folder with study.toml: seeds, cells, where filters are judged, and the configuration that all cells start from. A run that
-was interrupted goes on, and finished cells are not run again; `--part 1/2` and `--part 2/2` fill two cores. Tables, plots and the contact
-sheet are made of what is there: rows.csv, table.md, table.tex, curves.png, cost.png, sheet.png.
+was interrupted goes on, and finished cells are not run again, nor with `--finished` those of another study; `--part 1/2` and
+`--part 2/2` fill two cores. Tables, plots and the contact sheet are made of what is there: rows.csv, table.md, table.tex, curves.png,
+cost.png, sheet.png.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
+import shutil
 import sys
 import tempfile
 import time
@@ -24,7 +26,7 @@ from typing import Any, Self
 from fedstyle import Config, simulate
 from fedstyle.config import Loss
 from fedstyle.errors import ConfigError, FedstyleError
-from fedstyle.files import write_json
+from fedstyle.files import staged, write_json
 from fedstyle.population import Clients, first_base
 from fedstyle.tables import need
 
@@ -61,9 +63,18 @@ def run_cell(config: Config, folder: Path, curve: tuple[int, ...], judge: Loss |
     """Finish one run, and judge the filters of clients that it never asked; in a process of its own, for its peak of memory."""
     resumes, begun = (folder / "config.toml").exists(), time.process_time()
     simulate(config, folder, resume=resumes)
-    if not (folder / "judged.json").exists():
+    if not (folder / "cost.json").exists():
         write_json(folder / "cost.json", {"cpu_seconds": None if resumes else time.process_time() - begun})
-        write_json(folder / "judged.json", judged(config, folder, curve, judge))
+    write_json(folder / "judged.json", judged(config, folder, curve, judge))
+
+
+def take_finished(config: Config, folder: Path, others: Path) -> None:
+    """Copy a run of the very same configuration that another study finished, if there is one; it is judged anew."""
+    for cost in sorted(others.glob(f"*/{config.training.seed}/cost.json")):
+        if Config.load(cost.with_name("config.toml")) == config:
+            with staged(folder) as copy:
+                shutil.copytree(cost.parent, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("judged.json"))
+            return
 
 
 def judged(config: Config, folder: Path, curve: tuple[int, ...], judge: Loss | None) -> dict[str, Any]:
@@ -83,7 +94,7 @@ def judged(config: Config, folder: Path, curve: tuple[int, ...], judge: Loss | N
         row["filter"] = watcher.evaluate(Filter.load(folder / "clients" / device.id / "filter"), photos)["total"]
         if device.role == "unseen":
             with tempfile.TemporaryDirectory() as session:  # each point goes on from the one before
-                filters = [client.personalize(base, iterations=point, session=session).result() for point in curve]
+                filters = [client.personalize(base, iterations=point, full=config.export.full, session=session).result() for point in curve]
             row["curve"] = [watcher.evaluate(filter, photos)["total"] for filter in filters]
         found[device.id] = row
     return found
@@ -102,6 +113,9 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="for all cells, such as a smaller net")
     parser.add_argument("--judge", default="", help="a feature network that judges all cells: vgg19, or tiny")
     parser.add_argument("--judge-weights", default="", metavar="FILE")
+    parser.add_argument(
+        "--finished", type=Path, metavar="OUT", help="another study's --out: runs that are this one's too are not run again"
+    )
     parser.add_argument("--report-only", action="store_true", help="write the results of what is there")
     options = parser.parse_args()
     try:
@@ -130,6 +144,8 @@ def run(options: argparse.Namespace) -> int:
         overrides = [*data, *study.cells[name], *options.set, f"training.seed={seed}"]
         config = Config.load(options.study / study.population, overrides)
         first_base(config)  # what is wrong with a cell is said here, in one line
+        if options.finished and not folder.exists():
+            take_finished(config, folder, options.finished)
         child = multiprocessing.get_context("spawn").Process(target=run_cell, args=(config, folder, study.curve, judge))
         child.start()
         child.join()
