@@ -40,7 +40,7 @@ COLUMNS = {
     "seconds": "CPU seconds",
     "peak_mb": "Peak MB",
 }
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933")
+COLOUR = "#0072B2"
 CELL = 128
 
 
@@ -190,24 +190,34 @@ def _costs(runs: dict[int, dict[str, Any]]) -> tuple[list[float], list[list[floa
 
 
 def _plot(path: Path, lines: dict[str, tuple[Sequence[float], list[list[float]]]], across: str, up: str) -> None:
-    """Means with 95 % bootstrap bands, on Okabe and Ito's colours."""
+    """A panel a cell: its mean with a 95 % bootstrap band, before the means of all others in grey."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    lines = {name: (places, values) for name, (places, values) in lines.items() if values and len(places)}
+    bands = {name: [interval(column) for column in zip(*values, strict=True)] for name, (_, values) in lines.items()}
+    wide = min(6, max(1, math.ceil(math.sqrt(2 * len(lines)))))
+    tall = max(1, math.ceil(len(lines) / wide))
+    figure = Figure(figsize=(max(5.0, 2 * wide), 1 + 1.7 * tall), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for k, (name, (places, values)) in enumerate(lines.items()):
-        if not values or not len(places):
-            continue
-        points = [interval([line[k2] for line in values]) for k2 in range(len(places))]
-        style = ("-", "--", ":")[k // len(COLOURS) % 3]
-        middle, low, high = (list(part) for part in zip(*points, strict=True))
-        axes.plot(places, middle, style, color=COLOURS[k % len(COLOURS)], linewidth=1.4, label=name)
-        axes.fill_between(places, low, high, color=COLOURS[k % len(COLOURS)], alpha=0.1, linewidth=0)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    axes.legend(fontsize=7, ncols=2, frameon=False)
+    panels = figure.subplots(tall, wide, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes in panels[len(lines) :]:
+        axes.set_visible(False)
+    for axes, (name, band) in zip(panels, bands.items(), strict=False):
+        for other, (places, _) in lines.items():
+            axes.plot(places, [mean for mean, _, _ in bands[other]], color="#CCCCCC", linewidth=0.6)
+        middle, low, high = (list(part) for part in zip(*band, strict=True))
+        axes.plot(lines[name][0], middle, color=COLOUR, linewidth=1.6)
+        axes.fill_between(lines[name][0], low, high, color=COLOUR, alpha=0.2, linewidth=0)
+        axes.set_title(name, fontsize=8)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(labelsize=7)
+    figure.supxlabel(across, fontsize=9)
+    figure.supylabel(up, fontsize=9)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     write_bytes(path, stream.getvalue())
