@@ -30,6 +30,7 @@ from fedstyle.privacy.settings import COHORT, check_mode
 
 if TYPE_CHECKING:
     from fedstyle.flower.deployment import Link
+    from fedstyle.flower.state import ServerState
 
 PAUSE = 1.0
 BEGIN = 900.0
@@ -206,6 +207,12 @@ class Federation:
     def history(self) -> list[dict[str, Any]]:
         """A line for each round that ended."""
         return read_lines(self.folder / "history.jsonl")
+
+    def state(self) -> ServerState:
+        """Where the last run left the federation: the round, its base, and what was charged for privacy."""
+        from fedstyle.flower.hosting import load_state
+
+        return load_state(self.folder)
 
     def deliveries(self) -> dict[str, str]:
         """By device, whether it keeps the last base, or the code of why it does not."""

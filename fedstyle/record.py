@@ -14,7 +14,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -156,26 +156,56 @@ class Record:
         if not row["error"]:
             append_json(self.folder / ROWS, {"stage": stage, "partition": partition, "row": row, "timings": self.spent()})
 
-    def finish(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Write summary.json, which makes the run a finished one, and give it."""
-        summary = {
-            "format": "fedstyle-run-1",
-            **facts,
-            "seconds": round(sum(self.timings.values()), 2),
-            "bytes_up": sum(row["bytes_up"] for row in self.rounds),
-            "bytes_down": sum(row["bytes_down"] for row in self.rounds),
-            "seed": self.config.training.seed,
-            "base_sha256": self.state.base.sha256,
-            "first_base_sha256": self.first,
-            "config_sha256": sha256(self.folder / "config.toml"),
-            "versions": versions(),
-            "hardware": describe() | {"peak_memory_mb": round(peak / 1e6) if (peak := peak_memory()) else None},
-            "timings": {stage: round(seconds, 2) for stage, seconds in self.timings.items()},
-            "resumed_after_rounds": self.resumed,
-            "clients": [self.rows[partition] for partition in sorted(self.rows)],
-        }
-        write_json(self.folder / SUMMARY, summary)
-        return summary
+    def finish(self, count: int, skipped: Mapping[str, int]) -> dict[str, Any]:
+        """Write the summary of a run of so many clients, and give it."""
+        rows = [self.rows[partition] for partition in sorted(self.rows)]
+        more: dict[str, Any] = {"photos_skipped": dict(skipped), "first_base_sha256": self.first, "resumed_after_rounds": self.resumed}
+        return write_summary(self.folder, self.config, self.state, count, self.rounds, rows, self.timings, **more)
+
+
+def write_summary(
+    folder: Path,
+    config: Config,
+    state: ServerState,
+    count: int,
+    rounds: Iterable[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    timings: Mapping[str, float],
+    *,
+    network: bool = False,
+    **more: Any,
+) -> dict[str, Any]:
+    """Write summary.json, which makes a run of `count` clients a finished one, and give it: one form, whichever engine it ran on.
+
+    `rounds` are the lines of its history, `rows` those of its clients, `timings` the seconds of each stage, and `more` goes in as it is.
+    `network` is a run over one, whose secure sums are signed, so that they hold against more.
+    """
+    from fedstyle.flower.engine import privacy_statement  # flwr is an extra, and there: the run is over
+
+    lines = list(rounds)
+    summary = {
+        "format": "fedstyle-run-1",
+        "rounds": state.round,
+        "engine": "deployment" if network else config.server.engine,
+        "strategy": config.server.strategy,
+        "method": str(config.method["name"]).rsplit("/", 1)[-1],  # of a user's own file its name, not its place
+        "arch": config.net.arch,
+        "features": config.loss.features,
+        "privacy": privacy_statement(config, count, state, signed=network),
+        "seconds": round(sum(timings.values()), 2),
+        "bytes_up": sum(line["bytes_up"] for line in lines),
+        "bytes_down": sum(line["bytes_down"] for line in lines),
+        "seed": config.training.seed,
+        "base_sha256": state.base.sha256,
+        "config_sha256": sha256(folder / "config.toml"),
+        "versions": versions(),
+        "hardware": describe() | {"peak_memory_mb": round(peak / 1e6) if (peak := peak_memory()) else None},
+        "timings": {stage: round(seconds, 2) for stage, seconds in timings.items()},
+        **more,
+        "clients": list(rows),
+    }
+    write_json(folder / SUMMARY, summary)
+    return summary
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import platform
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,11 @@ from fedstyle.base import Base
 from fedstyle.config import Config
 from fedstyle.errors import FederationError
 from fedstyle.federation import Federation, Watch
-from fedstyle.files import write_json
 from fedstyle.filter import Filter
 from fedstyle.membership import Membership
 from fedstyle.personalising import pictures
 from fedstyle.population import Device, plan
+from fedstyle.record import write_summary
 from fedstyle.report import write_report
 from fedstyle.training import derive
 
@@ -36,6 +34,7 @@ def rehearse(config: Config, out: str | Path, *, watch: Watch = lambda _: None) 
     started, out = time.monotonic(), Path(out).absolute()
     population = plan(config)
     federation = Federation.found(config, out, ["localhost", "127.0.0.1"])
+    first = Base.load(out / "base").sha256
     with federation.open() as link, ExitStack() as nodes:
         watch(f"a SuperLink listens on {link.address}, over TLS, for registered devices alone")
         homes = []
@@ -51,7 +50,9 @@ def rehearse(config: Config, out: str | Path, *, watch: Watch = lambda _: None) 
     for home in homes:
         rows.append(_finish(home))
         watch(_account(home, rows[-1]))
-    write_json(out / "summary.json", _summary(config, federation, base, rows, started, federated, dict(population.skipped)))
+    timings = {"federation": federated - started, "personalization": time.monotonic() - federated, "export": 0.0}
+    more: dict[str, Any] = {"photos_skipped": dict(population.skipped), "first_base_sha256": first}
+    write_summary(out, config, federation.state(), len(homes), federation.history(), rows, timings, network=True, **more)
     write_report(out)
     if failed := [f"{row['id']} ({row['error']})" for row in rows if row["error"]]:
         raise FederationError(f"{len(failed)} of {len(rows)} devices have no filter: {', '.join(failed)}; see errors.log in their homes")
@@ -136,32 +137,3 @@ def _account(home: Membership, row: dict[str, Any]) -> str:
         return f"device {row['id']}: {sent}; no filter: {row['error']}"
     proved = f", {row['package']} is that filter to {row['parity']['psnr']:.0f} dB" if row["package"] else ""
     return f"device {row['id']}: {sent}; its filter lowers the loss by {row['improvement']:.0%}{proved}"
-
-
-def _summary(
-    config: Config,
-    federation: Federation,
-    base: Base,
-    rows: list[dict[str, Any]],
-    started: float,
-    federated: float,
-    skipped: dict[str, int],
-) -> dict[str, Any]:
-    history, ended = federation.history(), time.monotonic()
-    return {
-        "format": "fedstyle-run-1",
-        "rounds": config.server.rounds,
-        "engine": "deployment",
-        "strategy": config.server.strategy,
-        "method": str(config.method["name"]).rsplit("/", 1)[-1],
-        "arch": config.net.arch,
-        "features": config.loss.features,
-        "seconds": round(ended - started, 2),
-        "bytes_up": sum(row["bytes_up"] for row in history),
-        "bytes_down": sum(row["bytes_down"] for row in history),
-        "base_sha256": base.sha256,
-        "photos_skipped": skipped,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("fedstyle", "torch", "flwr")},
-        "timings": {"federation": round(federated - started, 2), "personalization": round(ended - federated, 2), "export": 0.0},
-        "clients": rows,
-    }

@@ -90,7 +90,7 @@ def simulate(
         scalars.check_tensorboard()
     clients = Clients(config, out)
     clients.population = check(config)
-    from fedstyle.flower.engine import count_workers, privacy_statement, run_federation  # it is there: that is checked
+    from fedstyle.flower.engine import count_workers, run_federation  # it is there: that is checked
 
     with contextlib.ExitStack() as held:
         record = held.enter_context(Record.open(out, config, first_base(config), resume=resume))
@@ -113,17 +113,7 @@ def simulate(
         with record.during("export"):
             if config.export.clients:  # only now, for torch.export writes to globals that a training thread reads
                 make_exports(config, clients, record, watch)
-        facts = {
-            "rounds": record.state.round,
-            "engine": config.server.engine,
-            "strategy": config.server.strategy,
-            "method": str(config.method["name"]).rsplit("/", 1)[-1],  # of a user's own file its name, not its place
-            "arch": config.net.arch,
-            "features": config.loss.features,
-            "privacy": privacy_statement(config, count, record.state),
-            "photos_skipped": dict(clients.population.skipped),
-        }
-        summary = record.finish(facts)
+        summary = record.finish(count, clients.population.skipped)
         if tell:
             (row,) = compare([out])
             tell(config.server.rounds, {f"personal/{key}": row[key] for key in scalars.PERSONAL})

@@ -98,7 +98,9 @@ def test_the_run_folder_is_the_usual_one_and_devices_ended_with_proved_packages(
     out = run["out"]
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["engine"], summary["rounds"], summary["base_sha256"]) == ("deployment", 2, run["base"].sha256)
-    assert (out / "report.html").exists()
+    shared = json.loads((out / "federation.json").read_text())["shared"]
+    assert (summary["privacy"]["operator reads"], summary["privacy"]["shared"]["arrays"]) == ("each device's update", len(shared))
+    assert "no formal (differential) privacy" in (out / "report.html").read_text()
     assert [(row["round"], row["replied"], row["failures"]) for row in read_lines(out / "history.jsonl")] == [(1, 2, {}), (2, 2, {})]
     assert json.loads((out / "deliveries.json").read_text()) == {"000": "kept", "001": "kept"}
     for row in summary["clients"]:

@@ -683,6 +683,8 @@ def test_rounds_stop_at_the_budget_and_the_report_says_what_is_covered(tmp_path)
     assert told["epsilon"] == pytest.approx(two)
     assert "secure sum" in told["mechanism"]
     assert told["not covered"][0].startswith("a server that lies")
+    signed = engine.privacy_statement(config, COUNT, rounds[-1].state, signed=True)
+    assert {key for key in told if told[key] != signed[key]} == {"holds against", "not covered"}
 
 
 def test_a_run_that_dies_after_the_charge_asks_the_same_devices_again(tmp_path):

@@ -101,6 +101,16 @@ def test_another_seed_gives_another_base(finished, small_run, tmp_path):
     assert simulate(dataclasses.replace(small_run, training=training), tmp_path / "run").base.sha256 != finished.base.sha256
 
 
+def test_a_filter_may_be_tuned_in_every_parameter(finished, small_run, tmp_path):
+    out = tmp_path / "run"
+    simulate(dataclasses.replace(small_run, export=Export(clients=False, full=True)), out)
+    private, full = (Filter.load(folder / "clients" / "000" / "filter") for folder in (finished.folder, out))
+    assert (private.facts["trained"], full.facts["trained"]) == ("private", "all")
+    shared = [name for name in private.weights if ".norm" not in name]
+    assert all(torch.equal(private.weights[name], finished.base.weights[name]) for name in shared)
+    assert not all(torch.equal(full.weights[name], finished.base.weights[name]) for name in shared)
+
+
 def test_a_run_is_never_overwritten(finished, small_run):
     with pytest.raises(OutputError, match="never overwritten"):
         simulate(small_run, finished.folder)
@@ -272,7 +282,7 @@ def test_a_filter_that_is_not_finite_is_a_failure_and_no_lost_summary(small_run,
 def test_ctrl_c_while_filters_are_made_ends_after_the_iterations_at_hand(small_run, tmp_path, monkeypatch):
     right = Client.personalize
 
-    def endless(self, base, *, iterations):
+    def endless(self, base, *, iterations, full=False):
         return right(self, base, iterations=iterations and (1 if self.folder.name == "000" else 20_000))
 
     def interrupt(stage, done, total):
@@ -347,5 +357,5 @@ def test_a_private_run_states_its_promise_and_ends_at_its_budget(small_run, tmp_
     page = (tmp_path / "run" / "report.html").read_text()
     assert "one user, with all their photos" in page
     assert "each of 3 users with a chance of 1" in page
-    assert simulate(small_run, tmp_path / "plain").summary["privacy"] is None
+    assert "epsilon" not in simulate(small_run, tmp_path / "plain").summary["privacy"]
     assert "What is promised" not in (tmp_path / "plain" / "report.html").read_text()

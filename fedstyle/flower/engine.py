@@ -17,7 +17,7 @@ from fedstyle.config import Config, Server
 from fedstyle.errors import ConfigError
 from fedstyle.flower.client import Clients, client_app
 from fedstyle.flower.inline import run_inline
-from fedstyle.flower.private import Promise, read_ledger
+from fedstyle.flower.private import Promise, describe, read_ledger
 from fedstyle.flower.ray import check_ray, run_ray
 from fedstyle.flower.secure import Plan
 from fedstyle.flower.server import Round, cohort_size, serve
@@ -38,10 +38,15 @@ def check_server(config: Config, count: int) -> Plan | None:
     return Plan.of(config, size, Promise.of(config, count))
 
 
-def privacy_statement(config: Config, count: int, state: ServerState) -> dict[str, Any] | None:
-    """What a run that came to this state promises its users, in words and numbers; None without noise."""
-    promise = Promise.of(config, count)
-    return promise.statement(read_ledger(state.extra)) if promise else None
+def privacy_statement(config: Config, count: int, state: ServerState, *, signed: bool = False) -> dict[str, Any]:
+    """What a run of so many clients that came to this state shared, and what it promises its users: see `private.describe`.
+
+    `shared` are the arrays and numbers that an update has, `of` so many numbers of the whole base. `signed` is a run over a network.
+    """
+    sizes = {name: value.numel() for name, value in state.base.weights.items()}
+    up = list(filter(make_method(config.method).shares, sizes))
+    shared = {"arrays": len(up), "numbers": sum(map(sizes.__getitem__, up)), "of": sum(sizes.values())}
+    return {"shared": shared, **describe(config, count, read_ledger(state.extra), signed=signed)}
 
 
 def count_workers(server: Server) -> int:

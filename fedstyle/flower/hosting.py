@@ -187,7 +187,7 @@ def _host(grid: Grid, folder: Path) -> None:
     contract = replace(Contract.of(first, set(roll.shared).__contains__, roll.wire), secure=_plan(config, roll, folder))
     key = read_operator_key(folder / "operator") if (folder / "operator").exists() else None
     hosted = Hosted(grid, roll, contract, key)
-    state = ServerState.load(folder / "state.safetensors")[0] if (folder / "state.safetensors").exists() else ServerState(0, first)
+    state = load_state(folder)
     names, last = {member.number: member.name for member in roll.members}, [state.round]
     _forget_lines(folder / "history.jsonl", state.round)
 
@@ -205,6 +205,12 @@ def _host(grid: Grid, folder: Path) -> None:
     base = serve(hosted, config, state.base, contract, len(roll.members), **calls)
     answers = deliver(hosted, base, max(int(base.record.get("round", 0)), *last), config.server.timeout)
     write_json(folder / "deliveries.json", {names[number]: answer for number, answer in sorted(answers.items())})
+
+
+def load_state(folder: Path) -> ServerState:
+    """The checkpoint of a federation's folder, or before the first round its base; raises FederationError for a damaged one."""
+    path = folder / "state.safetensors"
+    return ServerState.load(path)[0] if path.exists() else ServerState(0, Base.load(folder / "base"))
 
 
 def _plan(config: Config, roll: Roll, folder: Path) -> Plan | None:

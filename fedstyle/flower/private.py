@@ -24,13 +24,22 @@ from fedstyle.errors import ConfigError
 from fedstyle.params import Params
 from fedstyle.privacy.accounting import Mechanism, check_strategy, delta_for, target_noise
 from fedstyle.privacy.gaussian import Draw, seeded
-from fedstyle.privacy.ledger import Budget, Ledger, statement
+from fedstyle.privacy.ledger import BESIDE, Budget, Ledger, statement
 from fedstyle.privacy.noise import noisy_mean
 from fedstyle.privacy.sampling import SECURE, Fixed, Poisson, Sampler
 from fedstyle.tables import need
 
 EXTRA = "privacy"
 """Where a run's state keeps the ledger."""
+HOLDS = {
+    False: "an operator who keeps the protocol and works with less than a third of a round's clients",
+    True: "an operator who lies, too, as long as less than a third of a round's devices are its own, or work with it",
+}
+"""Whom secure sums hold against, by whether devices sign what they send in them."""
+LIMITS = {
+    False: "a server that lies, or works with a third of a round's clients or more",
+    True: "a server that works with a third of a round's devices or more, or with an authority that vouches for such",
+}
 
 
 @dataclass(frozen=True)
@@ -95,18 +104,34 @@ class Promise:
         cohort = float(self.mechanism.sampler.cohort)
         return noisy_mean(updates, like, clip=self.clip, noise=self.mechanism.noise, denominator=cohort, draw=bytes_of)
 
-    def statement(self, ledger: Ledger) -> dict[str, Any]:
-        """What a report says of the run: see `privacy.ledger.statement`; `simulated` when the noise follows from a seed."""
+    def statement(self, ledger: Ledger, *, signed: bool = False) -> dict[str, Any]:
+        """What a report says of the run: see `privacy.ledger.statement`; `simulated` when the noise follows from a seed.
+
+        `signed` are the secure sums of a run over a network.
+        """
         budget = {"budget": self.budget.epsilon} if self.budget else {}
         facts = statement(ledger, self.delta)
         if self.secure:
             noise = "with Gaussian noise that clients add in shares"
             facts["mechanism"] = f"the secure sum of updates clipped to one norm each, {noise}, over a fixed denominator"
-            facts["not covered"] = ["a server that lies, or works with a third of a round's clients or more", *facts["not covered"][1:]]
+            facts["not covered"] = [LIMITS[signed], *facts["not covered"][1:]]
         return {**facts, "clip": self.clip, "simulated": self.seed is not None, **budget}
 
     def _seed(self, number: int, what: str) -> int:
         return int.from_bytes(hashlib.sha256(f"{self.seed}\0{number}\0{what}".encode()).digest()[:8])
+
+
+def describe(config: Config, clients: int, ledger: Ledger, *, signed: bool) -> dict[str, Any]:
+    """What a report says of how a run treats updates, in words and numbers; an epsilon is among them only where there is noise."""
+    wishes, promise = config.privacy, Promise.of(config, clients)
+    reads = "sums of updates, and no single one" if wishes.secure else "each device's update"
+    said: dict[str, Any] = {"clip": wishes.clip, "noise": promise.mechanism.noise if promise else 0.0, "operator reads": reads}
+    if wishes.secure:
+        said["holds against"] = HOLDS[signed]
+    if promise:
+        return said | promise.statement(ledger, signed=signed)
+    masked = [LIMITS[signed], "what sums tell, and sums of different clients together: only noise bounds that"]
+    return {**said, "not covered": [*(masked if wishes.secure else ["what updates and bases tell: only noise bounds that"]), *BESIDE]}
 
 
 def _unsampled(sampler: Sampler) -> Sampler:

@@ -12,6 +12,8 @@ from fedstyle.privacy.sampling import Fixed, Poisson, Sampler
 from fedstyle.tables import need
 
 VERSION = 1
+BESIDE = ("metrics, logs, timing, and who took part", "the personal parameters, which never leave, and filters that users share")
+"""What neither noise nor secure sums cover."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,7 @@ def statement(ledger: Ledger, delta: float, *, accountant: Accountant = "rdp") -
         "delta": delta,
         "not covered": [
             "what the server, or any other party that sees updates before noise is added, learns",
-            "metrics, logs, timing, and who took part",
-            "the personal parameters, which never leave, and filters that users share",
+            *BESIDE,
             "choosing settings by looking at runs on the same users",
         ],
     }

@@ -1,4 +1,4 @@
-"""What a private run promises its users: no number without unit, neighbours, sampler, accountant, and what is left out."""
+"""What noise and secure sums promise a run's users: no number without unit, neighbours, sampler, accountant, and what is left out."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ SAMPLERS = {
 
 
 def promised(run: Run) -> Html | None:
-    """The section of a run whose sums carried noise; None where there was none."""
+    """The section of a run whose sums carried noise, or were secure; None where neither is so."""
     said = run.summary.get("privacy")
-    if not isinstance(said, Mapping):
+    if not isinstance(said, Mapping) or not said.keys() & {"epsilon", "holds against"}:
         return None
-    lede = f"A user-level differential privacy of epsilon {figure(said.get('epsilon'))} at delta {said.get('delta'):.2g}."
+    lede = "No differential privacy, for no noise was added: only that the operator reads no single update."
+    if "epsilon" in said:
+        lede = f"A user-level differential privacy of epsilon {figure(said['epsilon'])} at delta {said.get('delta'):.2g}."
     if said.get("simulated"):
         lede = f"As if drawn in secret: {lede} In this simulation the noise follows from the run's seed, so that it promises nothing."
     words = {"unit": "Unit", "neighbours": "Neighbours", "mechanism": "Mechanism", "accountant": "Accountant"}
+    words |= {"operator reads": "The operator reads", "holds against": "Secure sums hold against"}
     items = [(label, str(said[key])) for key, label in words.items() if key in said]
     if is_number(said.get("clip")):
         items.append(("Clipping norm", figure(said["clip"])))
