@@ -4,8 +4,9 @@ python simulation/base/learn.py --data DIR --out runs/base [--arch cnnLite] [--s
 
 DIR holds `photos` and `styles` as simulation/splits.toml names them, and `weights` with VGG-16 for the later stages. Each of 32 devices
 gets parts of one photo and one style image: 15 artworks and 17 pictures that fedstyle paints itself. The stages of stages.toml go one
-after another, each from the base of the one before; one that stands in OUT is not run again, and one that was interrupted goes on. The
-base's record says how it was learned, and at which rates to personalise it.
+after another, each from the base of the one before; one that stands in OUT is not run again, and one that was interrupted goes on. What
+ships is the mean of the last stages' bases, as many as stages.toml says; its record says how it was learned, and at which rates to
+personalise it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import functools
 import json
 import math
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,12 @@ def facts(config: Config) -> dict[str, Any]:
     }
 
 
+def mean(bases: Sequence[Base]) -> Base:
+    """The base whose weights are the mean of these (stochastic weight averaging, Izmailov et al. 2018), with the last one's record."""
+    weights = {name: sum(base.weights[name] for base in bases) / len(bases) for name in bases[-1].weights}
+    return dataclasses.replace(bases[-1], weights=weights)
+
+
 def _tell(stage: int, what: str, done: int, of: int) -> None:
     print(f"stage {stage}: {what} {done}/{of}", flush=True)
 
@@ -99,6 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     overrides = [*prepare(options.data, options.out / "population", options.splits, options.devices), f'net.arch="{options.arch}"']
     learned: list[dict[str, Any]] = []
+    averaged = tomllib.loads((HERE / "stages.toml").read_text())["mean"][options.arch]
     for number, stage in enumerate(stages(HERE / "stages.toml", options.arch)[: options.stages or None], 1):
         folder = options.out / f"stage-{number}"
         config = Config.load(HERE / "base.toml", [*overrides, *stage, *options.set])
@@ -112,9 +121,17 @@ def main() -> None:
             simulate(config, folder, resume=(folder / "config.toml").exists(), watch=functools.partial(_tell, number))
         learned.append(facts(config))
     if options.ship:
-        base, training = Base.load(folder / "base").halved(), config.training
+        last = range(max(1, len(learned) + 1 - averaged), len(learned) + 1)
+        base = mean([Base.load(options.out / f"stage-{number}" / "base") for number in last]).halved()
+        training = config.training
         personal = {"rate": training.rate, "norm_rate": training.norm_rate, "warmup": training.warmup}
-        told = {"strategy": base.record["strategy"], "seed": training.seed, "stages": learned, "personal": personal}
+        told = {
+            "strategy": base.record["strategy"],
+            "seed": training.seed,
+            "stages": learned,
+            "mean_of_last": len(last),
+            "personal": personal,
+        }
         dataclasses.replace(base, record=told).save(options.ship, half=True)
 
 
