@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedstyle import params
+from fedstyle.companions import is_own, part
 from fedstyle.errors import BaseError, ConfigError, FedstyleError, ParamsError
 from fedstyle.files import sha256, staged, write_json
 from fedstyle.net import TransformNet, initialise
@@ -63,7 +64,7 @@ def _filled(module: M, weights: params.Params, prefix: str = "") -> M:
 
 @dataclass(frozen=True)
 class Base:
-    """A transform network's weights and where they come from.
+    """A transform network's weights, with the predictor and the companions that ride along, and where they come from.
 
     `record` is free JSON about the recipe (rounds, strategy, seed ...); it holds nothing private and takes no part in the identity. Its
     entry `personal`, where there is one, names rates and warm-up for few steps from this base: see `Training.for_base`.
@@ -105,8 +106,8 @@ class Base:
         return params.fingerprint(self.weights)
 
     def net(self) -> TransformNet:
-        """A fresh network with these weights."""
-        return build(self.arch, self.padding, self.weights)
+        """A fresh network with these weights, without companions."""
+        return build(self.arch, self.padding, part(self.weights)[0])
 
     @property
     def predicts(self) -> bool:
@@ -115,7 +116,7 @@ class Base:
 
     def transform(self, code: Tensor | None = None) -> dict[str, Tensor]:
         """The transform network's own weights; with a style's code (and a predictor) the norms are those predicted for it."""
-        plain = {name: value for name, value in self.weights.items() if not is_predictor(name)}
+        plain = {name: value for name, value in self.weights.items() if is_own(name)}
         if code is None or not self.predicts:
             return plain
         net = self.net()
@@ -164,7 +165,7 @@ def read(folder: Path, kind: str, error: type[FedstyleError]) -> tuple[dict[str,
         raise error(f"{folder}/{kind}.json is not of the format fedstyle-{kind}-1: a newer fedstyle may have written it")
     try:
         weights = params.load(folder / f"{kind}.safetensors", sha256=str(facts["file_sha256"]))
-        build(facts["architecture"], facts["padding"], weights)
+        build(facts["architecture"], facts["padding"], part(weights)[0] if kind == "base" else weights)
     except KeyError as missing:
         raise error(f"{folder}/{kind}.json has no entry {missing}: it was altered; take a fresh copy") from None
     except (ParamsError, ConfigError) as wrong:

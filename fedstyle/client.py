@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedstyle import params
 from fedstyle.base import Base, build
 from fedstyle.candidates import Source
+from fedstyle.companions import is_own, join, outfit, part
 from fedstyle.config import Loss, Privacy, Training
 from fedstyle.errors import ParamsError
 from fedstyle.files import append_json, private_folder
@@ -31,7 +32,7 @@ from fedstyle.keeping import Copy
 from fedstyle.methods import OWN, Method, make_method
 from fedstyle.perceptual import Objective, load_features
 from fedstyle.photos import Photos, open_image
-from fedstyle.prediction import Look, is_predictor, look_at, variants
+from fedstyle.prediction import Look, look_at, variants
 from fedstyle.privacy import clip
 from fedstyle.session import SessionParameters, count
 from fedstyle.style import Style, fitting
@@ -45,7 +46,7 @@ KINDS = ("net/", "memory/", "sent/", "asked")
 
 @dataclass(frozen=True)
 class Update:
-    """Everything that may leave a device after a round: the change of the shared parameters, by name, in fp32."""
+    """Everything that may leave a device after a round: the change of the shared parameters and companions, by name, in fp32."""
 
     delta: Mapping[str, Tensor]
 
@@ -112,14 +113,17 @@ class Client:
         asked = torch.tensor(list(hashlib.sha256(order.encode()).digest()), dtype=torch.uint8)
         if kept and torch.equal(kept["asked"].get("", torch.tensor(0)), asked):
             return Update(kept["sent/"])
+        base = outfit(base, self.method)
         shared, private, memory = self._recall(base, kept)
-        net = build(base.arch, base.padding, params.merge(shared, private))
+        own, beside = part(shared)
+        net = build(base.arch, base.padding, params.merge(own, private))
         task = self.task(derive(self.training.seed, "round", round), proximal, round=round, teaches=base.predicts)
+        task = dataclasses.replace(task, beside=beside)
         lines = [{"round": round, **progress.as_dict()} for progress in self.method.fit(net, task, memory)]
         if self.folder:
             private_folder(self.folder)
             append_json(self.folder / "losses.jsonl", *lines)
-        new, private = params.split(_weights(net), self.method.shares)
+        new, private = params.split(join(_weights(net), beside), self.method.shares)
         update = Update(clip(params.subtract(new, shared), self.privacy.clip if self.privacy else 0.0))
         self._keep(private, memory, asked, update)
         return update
@@ -162,7 +166,8 @@ class Client:
         memory = {key: value for key, value in left.items() if key.startswith(OWN)}  # such as a second network
         task = self.task(derive(self.training.seed, "personalize"))
         look = self.look if self.look.strength else dataclasses.replace(self.look, strength=self.choose_strength(base))
-        task = dataclasses.replace(task, objective=dataclasses.replace(task.objective, style_weight=self.loss.style * look.factor))
+        objective = dataclasses.replace(task.objective, style_weight=self.loss.style * look.factor)
+        task = dataclasses.replace(task, objective=objective, beside=part(outfit(base, self.method).weights)[1])
         known = self.facts(base, Progress(0, iterations, 0.0, 0.0, 0.0), full, look) | facts
         return Work(
             net,
@@ -249,7 +254,7 @@ class Client:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """The base's shared parameters, the private ones (from home, else from the base) and the method's memory."""
         shared, private = params.split(base.weights, self.method.shares)
-        private = _plain(private)
+        private = {name: value for name, value in private.items() if is_own(name)}  # the rest is the base's alone
         kept = kept or self._read()
         if kept is None:
             if base.predicts and private:
@@ -284,11 +289,6 @@ class Client:
             params.save(params.seal(state), self.folder / "private.safetensors")
             sent = {f"sent/{name}": value.clone() for name, value in update.delta.items()}  # the update itself is the caller's
             self._left.put(self.folder / "private.safetensors", state | sent)
-
-
-def _plain(weights: params.Params) -> dict[str, Tensor]:
-    """Without the predictor, which is the base's alone."""
-    return {name: value for name, value in weights.items() if not is_predictor(name)}
 
 
 def _weights(net: nn.Module) -> dict[str, Tensor]:

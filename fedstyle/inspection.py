@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fedstyle import params
 from fedstyle.base import Base
+from fedstyle.companions import is_companion
 from fedstyle.config import Server
 from fedstyle.errors import FedstyleError, ParamsError
 from fedstyle.files import read_lines
@@ -65,10 +66,11 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
 def describe_methods() -> list[dict[str, Any]]:
     """Every personalisation method: name, paper, what it shares, and its fields with their defaults, as its own code says."""
-    with_names = dict(TransformNet("cnnLite").named_parameters())
-    rows = []
+    net, rows = TransformNet("cnnLite"), []
     for name, kind in METHODS.items():
-        shared, private = params.split(with_names, make_method({"name": name}).shares)
+        method: Any = make_method({"name": name})
+        shared, private = params.split(dict(net.named_parameters()), method.shares)
+        beside = method.companions(net) if hasattr(method, "companions") else {}
         head = _first_line(python.getmodule(kind))
         paper = re.search(r"\(([^()]*\b\d{4}[^()]*)\)", head)
         rows.append(
@@ -79,6 +81,7 @@ def describe_methods() -> list[dict[str, Any]]:
                 "shares": _first_line(kind.shares),
                 "shared_parameters": sum(value.numel() for value in shared.values()),
                 "private_parameters": sum(value.numel() for value in private.values()),
+                "companion_parameters": sum(value.numel() for value in beside.values()),
                 "fields": settings(kind),
             }
         )
@@ -98,7 +101,8 @@ def _model(path: Path) -> dict[str, Any]:
 
 def _network(model: Base | Filter, net: nn.Module) -> dict[str, Any]:
     """What base and filter have in common; inputs and outputs are those of an export."""
-    predictor, own = params.split(model.weights, is_predictor)
+    beside, rest = params.split(model.weights, is_companion)
+    predictor, own = params.split(rest, is_predictor)
     shared, private = params.split(own, lambda name: not is_norm(name))
     layers = Counter({nn.Conv2d: "conv", InstanceNorm: "instance_norm"}.get(type(module)) for module in net.modules())
     side = {"type": "image", "color": "RGB", "sizes": "any; multiples of 4 in an export"}
@@ -116,6 +120,8 @@ def _network(model: Base | Filter, net: nn.Module) -> dict[str, Any]:
     }
     if predictor:
         facts["predictor"] = {**_amount(predictor), "what": "reads norms off a style image; the default method sends no change of it"}
+    if beside:
+        facts["companions"] = {**_amount(beside), "what": "travel with the base for the method that made it; another drops them"}
     return facts
 
 
@@ -143,8 +149,8 @@ def _update(path: Path) -> dict[str, Any]:
     """Loose tensors: an update if they have a network's names, all of which leave."""
     tensors = params.load(path)
     known = {name for arch in ARCHITECTURES for name, _ in PredictiveNet(arch, "reflect", width=1, code=1).named_parameters()}
-    if not tensors or not tensors.keys() <= known:
-        strange = sorted(tensors.keys() - known)
+    strange = sorted(name for name in tensors if name not in known and not is_companion(name))
+    if not tensors or strange:
         found = f"it holds {strange[0]!r}" if strange else "it is empty"
         raise ParamsError(f"{show(path)} is no update of a transform network: {found}; give a base, filter or update")
     norm = sum(float(value.double().square().sum()) for value in tensors.values()) ** 0.5

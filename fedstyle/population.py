@@ -16,6 +16,7 @@ from PIL import Image
 
 from fedstyle.base import Base
 from fedstyle.client import Client
+from fedstyle.companions import outfit
 from fedstyle.config import Config, Data
 from fedstyle.errors import ConfigError, PhotoError, StyleError
 from fedstyle.libraries import open_libraries
@@ -153,13 +154,14 @@ def _look(image: Image.Image, strength: int, density: int) -> Style:
 def first_base(config: Config) -> Base:
     """The base of a run's first round: the one that `net.base` names, or an untrained one drawn from the run's seed.
 
-    Raises BaseError for a base that cannot be used, ConfigError for one of another architecture, or without the predictor that the
-    method trains.
+    It has the companions that the method declares, and no others. Raises BaseError for a base that cannot be used, ConfigError for one of
+    another architecture, or without the predictor that the method trains.
     """
-    net, teaches = config.net, getattr(make_method(config.method), "variants", 0)
+    net, method = config.net, make_method(config.method)
+    teaches = getattr(method, "variants", 0)
     if not net.base:
         reader = load_features("tiny") if teaches else None
-        return Base.new(net.arch, net.padding, seed=config.training.seed, width=net.width or None, predictor=reader)
+        return outfit(Base.new(net.arch, net.padding, seed=config.training.seed, width=net.width or None, predictor=reader), method)
     base = Base.shipped(net.arch) if net.base == "shipped" else Base.load(net.base)
     if (base.arch, base.padding) != (net.arch, net.padding):
         raise ConfigError(
@@ -167,7 +169,7 @@ def first_base(config: Config) -> Base:
         )
     if teaches and not base.predicts:
         raise ConfigError(f"net.base = {net.base!r} has no predictor of norms, which {config.method['name']} trains: take another")
-    return dataclasses.replace(base, record={**base.record, "round": 0})
+    return outfit(dataclasses.replace(base, record={**base.record, "round": 0}), method)
 
 
 @dataclass

@@ -114,7 +114,8 @@ class Task:
     """What a client trains on: its content, its objective, how, and the seed that orders the batches.
 
     `round` is the round's number, 0 outside a federation. `proximal` is FedProx's mu, as the server's strategy asks for it; 0 is none.
-    With `looks` each iteration trains a predictor of norms on one of them, the first (the style's own) a third of the time.
+    With `looks` each iteration trains a predictor of norms on one of them, the first (the style's own) a third of the time. `beside` are
+    the base's companions: see `companions`; what a method leaves there in a round is sent.
     """
 
     content: Content
@@ -125,6 +126,7 @@ class Task:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     round: int = 0
     looks: tuple[Look, ...] = ()
+    beside: MutableMapping[str, Tensor] = field(default_factory=dict)
 
     def losses(self, net: nn.Module, pixels: Tensor, content: Tensor, iteration: int) -> Losses:
         """The losses of an iteration's batch."""
@@ -150,14 +152,15 @@ def descend(
     norm_rate: float,
     trains: Callable[[str], bool] = everything,
     anchor: Mapping[str, Tensor] | None = None,
+    shift: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Progress]:
     """Train the parameters whose names `trains` accepts with Adam (Kingma and Ba 2015), and yield after each iteration.
 
     `memory` holds Adam's moments and step count under `adam/...` and the iteration under `iteration`: with the same memory and weights the
     loop goes on where it stood. Rates rise linearly over the first `training.warmup` steps of the optimiser: a fresh Adam's first steps
     are as long as its later ones while its variance estimate is still one gradient old. With `anchor`, (mu/2) ‖w - anchor‖² is added
-    (FedProx, Li et al. 2020), mu being `task.proximal`. Raises FedstyleError when a loss is not finite, ParamsError when the moments are
-    another network's.
+    (FedProx, Li et al. 2020), mu being `task.proximal`. `shift` is added to every slope (SCAFFOLD, Karimireddy et al. 2020). Raises
+    FedstyleError when a loss is not finite, ParamsError when the moments are another network's.
     """
     keep_heap()
     if next(net.parameters()).device != task.device:  # to ask takes less than to move nothing
@@ -174,6 +177,7 @@ def descend(
     values: list[Tensor] = list(chosen.values())
     slopes = [torch.zeros_like(value) for value in values]  # in the parameters' own memory formats
     anchor = None if anchor is None else {name: value.to(task.device) for name, value in anchor.items()}
+    shift = {name: value.to(task.device) for name, value in (shift or {}).items()}
     done = int(memory.get("iteration", torch.tensor(0)))
     with _crew(1 if fast or task.looks or task.device.type != "cpu" else task.training.batch) as each:
         while done < iterations:
@@ -193,6 +197,8 @@ def descend(
             for (name, value), slope in zip(chosen.items(), slopes, strict=True):
                 if anchor and task.proximal and name in anchor:
                     slope.add_(value.detach() - anchor[name], alpha=task.proximal)
+                if name in shift:
+                    slope.add_(shift[name])
             _adam(values, slopes, *moments, step, [rise * (norm_rate if is_norm(name) else rate) for name in chosen])
             done += 1
             memory["iteration"] = torch.tensor(done)

@@ -7,6 +7,8 @@ from click.testing import CliRunner
 from conftest import picture
 
 from fedstyle.cli import cli
+from fedstyle.config import Config
+from fedstyle.population import first_base
 from fedstyle.privacy.audit import attacks, conformance, inversion, study, utility, world
 from fedstyle.privacy.audit.page import headline
 
@@ -71,7 +73,7 @@ def result(folder):
     return json.loads((folder / "out" / "audit.json").read_text()), (folder / "out" / "audit.html").read_text(), done.stdout
 
 
-def test_every_release_has_every_figure_with_its_interval_and_verdict(result):
+def test_every_release_has_every_figure_with_its_interval_and_verdict(result, folder):
     found = result[0]
     assert [row["release"] for row in found["releases"]] == [
         "nothing", "norms only", "shared only", "full", "clipped and noised", "securely summed", "exported filter",
@@ -82,6 +84,7 @@ def test_every_release_has_every_figure_with_its_interval_and_verdict(result):
             assert one["verdict"] in ("met", "not met", "unresolved")
         assert (row["reconstruction"] is None) == (row["release"] in ("nothing", "exported filter"))
     assert found["workload"]["styles"] == 2
+    assert found["workload"]["base"] == first_base(Config.load(folder / "run.toml")).sha256[:12]
     assert found["targets"]["chance"] == 0.5
 
 
@@ -143,6 +146,8 @@ def test_the_same_audit_gives_the_same_figures(result, folder, monkeypatch):
         (["--trials", "1"], "--trials = 1: give 4 or more"),
         (["--set", "server.rounds=0"], "server.rounds = 0"),
         (["--set", 'data.styles=["one.png"]'], "one style"),
+        (["--set", "method.name=scaffold"], "method.name = 'scaffold' sends further tensors"),
+        (["--set", "method.name=ifca"], "audit a method such as fedavg"),
     ],
 )
 def test_mistakes_are_one_line(folder, words, said):

@@ -10,6 +10,7 @@ from toys import CONV, NORM, Ends, Two, toy_task
 from fedstyle import params
 from fedstyle.base import Base, build
 from fedstyle.client import Client
+from fedstyle.companions import outfit
 from fedstyle.errors import Cancelled, ConfigError, ParamsError
 from fedstyle.methods import METHODS, Rates, check_match, make_method, settings
 from fedstyle.net import is_norm
@@ -38,7 +39,7 @@ def style_image_file(folder, image):
 HEAD, ENTRY = ("up1.", "up2.", "out."), ("down1.", "down2.")
 TUNED = {"fedper": HEAD, "fedrep": HEAD, "fedbabu": HEAD, "lg-fedavg": ENTRY}
 """The beginnings of the names that a filter without `full` trains."""
-NORMS = {"fedavg", "fedprox", "fedbn", "predicted", "meta-norms"}
+NORMS = {"fedavg", "fedprox", "fedbn", "scaffold", "ifca", "predicted", "meta-norms"}
 
 
 def tuned(name, parameter):
@@ -58,6 +59,7 @@ def test_the_contract_of_a_round(name, client, base):
     assert dataclasses.is_dataclass(method)
     with pytest.raises(dataclasses.FrozenInstanceError):
         method.rates = None
+    base = outfit(base, method)
     shared = {key for key in base.weights if method.shares(key)}
 
     # An update holds the shared names, all of them and nothing else; it changes something, and all of it is finite.
@@ -94,6 +96,7 @@ def test_the_contract_of_a_filter(name, client, base, tmp_path):
     made = {full: here.personalize(base, iterations=3, full=full).result() for full in (False, True)}
 
     # It is an ordinary filter of the architecture, and making it changes nothing at home.
+    assert client(method).personalize(outfit(base, method), iterations=0).result().sha256 == start.sha256
     for one in (start, *made.values()):
         assert {key: value.shape for key, value in one.weights.items()} == {key: value.shape for key, value in base.weights.items()}
         assert all(bool(value.isfinite().all()) for value in one.weights.values())
@@ -149,7 +152,7 @@ def test_every_method_goes_from_a_base_that_predicts_norms(name, client, predict
     table = {"variants": 1} if name == "predicted" else {}
     device = client(make_method({"name": name, "steps": 1, **table}))
     update = device.fit(predictive)
-    assert set(update.delta) == {key for key in predictive.weights if device.method.shares(key)}
+    assert set(update.delta) == {key for key in outfit(predictive, device.method).weights if device.method.shares(key)}
     assert set(device.personalize(predictive, iterations=1).result().weights) == set(device.predict(predictive).weights)
 
 
@@ -294,7 +297,7 @@ def test_moments_are_kept_between_rounds_or_not(name):
         net, memory = TOYS.get(name, Two)(), {}
         for _ in range(2):
             list(method.fit(net, toy_task(), memory))
-        drawer = {"fedrep": "body/", "meta-norms": "outer/"}.get(name, "")
+        drawer = {"fedrep": "body/", "meta-norms": "outer/", "ifca": "0/"}.get(name, "")
         assert int(memory[f"{drawer}adam/step"]) == (4 if keep else 2)
         assert int(memory[f"{drawer}iteration"]) == 2
 
@@ -326,6 +329,7 @@ def test_personalisation_by_hand(name, full, expected):
 
 def test_the_keys_are_a_contract():
     keys = "local fedavg fedavg-ft fedprox fedbn fedper fedrep fedbabu lg-fedavg ditto apfl pfedme per-fedavg reptile lora"
+    keys += " scaffold ifca"
     assert set(METHODS) == {*keys.split(), "predicted", "meta-norms"}
 
 
@@ -380,6 +384,10 @@ def test_the_limits_of_the_ranges_are_within(name):
         ({"name": "reptile", "outer": 2}, r"method.outer = 2\.0: give a part of the way"),
         ({"name": "lora", "rank": 0}, "method.rank = 0: give 1 or more"),
         ({"name": "meta-norms", "inner": 0}, "method.inner = 0: give 1 or more"),
+        ({"name": "scaffold", "batches": 0}, "method.batches = 0: give 1 or more"),
+        ({"name": "scaffold", "part": 0}, r"method.part = 0\.0: give a part of the way"),
+        ({"name": "ifca", "clusters": 1}, "method.clusters = 1: give 2 or more"),
+        ({"name": "ifca", "spread": 0}, r"method.spread = 0\.0: give a number over 0"),
         *(
             ({"name": name, **wrong}, says)
             for name in METHODS

@@ -4,6 +4,8 @@ The toys give y = w + b with the loss y², so that both slopes are 2 (w + b), fi
 Adam's first step is as long as its rate (`warmup=1`), whatever the slope; its first moment is then a tenth of the slope, and shows it.
 """
 
+import dataclasses
+
 import pytest
 import torch
 from toys import CONV, FIRST, LAST, NORM, Ends, Two, toy_task
@@ -203,6 +205,71 @@ def test_meta_norms_train_the_convolution_at_norms_that_were_trained():
     assert slope(memory, CONV, "outer/") == 2.6
     assert f"outer/adam/exp_avg/{NORM}" not in memory
     assert net.values == pytest.approx([0.9, 0.5])
+
+
+# -------------------------------------------------------------------------------------------- what travels beside the base
+
+
+def carry(name, net, beside, memory=None, **fields):
+    """A round with these companions, which it changes."""
+    method = make_method({"name": name, **ONE, **fields})
+    return list(method.fit(net, dataclasses.replace(toy_task(**TASK), beside=beside), {} if memory is None else memory))
+
+
+def test_scaffold_adds_what_the_others_slopes_are_more():
+    # Round 1: c = 0, and there is no c_i, so that the step is FedAvg's, to (0.9, 0.3). The new c_i is the slope at the base, 3, and so is c
+    # less c plus c_i: what the companions hold is 3 / 1024.
+    net, memory, beside = Two(), {}, {f"control.{name}": torch.zeros(1) for name in (CONV, NORM)}
+    carry("scaffold", net, beside, memory, keep_moments=False)
+    assert net.values == pytest.approx([0.9, 0.3])
+    assert [slope(memory, name) for name in (CONV, NORM)] == [3.0, 3.0]
+    assert [1024 * float(beside[f"control.{name}"]) for name in (CONV, NORM)] == [3.0, 3.0]
+    # Round 2 from (1, 0.5) again, and c is (1, 2) now: the slopes are 3 + 1 - 3 = 1 and 3 + 2 - 3 = 2.
+    net, beside = Two(), {f"control.{CONV}": torch.tensor([1 / 1024]), f"control.{NORM}": torch.tensor([2 / 1024])}
+    carry("scaffold", net, beside, memory, keep_moments=False)
+    assert [slope(memory, name) for name in (CONV, NORM)] == [1.0, 2.0]
+    # c_i is the slope at the base, not at the end; and with part = 0.5 c goes half of the way to it, from 1 to 2 and from 2 to 2.5.
+    assert [float(memory[f"control.{name}"]) for name in (CONV, NORM)] == [3.0, 3.0]
+    beside = {f"control.{CONV}": torch.tensor([1 / 1024]), f"control.{NORM}": torch.tensor([2 / 1024])}
+    carry("scaffold", Two(), beside, memory, part=0.5)
+    assert [1024 * float(beside[f"control.{name}"]) for name in (CONV, NORM)] == [2.0, 2.5]
+
+
+def test_where_everybody_takes_part_scaffolds_c_is_the_papers():
+    # Two clients whose c_i were 3 and 1, so that c = 2; the base moved, and their slopes are 2 (0.75 + 0.25) = 2 and 2 (1.5 + 0.5) = 4. The
+    # paper's c + mean(new c_i - c_i) is 2 + ((2 - 3) + (4 - 1)) / 2 = 3, and so is c and the mean of what is sent: 2 + (0 + 2) / 2.
+    sent = []
+    for own, net in ((3.0, Two(0.75, 0.25)), (1.0, Two(1.5, 0.5))):
+        beside, memory = (
+            {f"{key}{name}": torch.tensor([value]) for name in (CONV, NORM)} for key, value in (("control.", 2 / 1024), ("control.", own))
+        )
+        carry("scaffold", net, beside, memory)
+        sent.append(1024 * float(beside[f"control.{CONV}"]) - 2)
+    assert 2 + sum(sent) / 2 == 3.0
+
+
+def test_ifca_trains_the_network_with_the_least_loss_and_no_other():
+    # The base's loss is 1.5² = 2.25, that of cluster 1 is (0.5 + 0.25)² = 0.5625, of cluster 2 (2 + 1)² = 9: cluster 1 is trained, to
+    # (0.5 - 0.1, 0.25 - 0.2) with slope 2 * 0.75 = 1.5, and the others are what they were.
+    values = {f"1.{CONV}": 0.5, f"1.{NORM}": 0.25, f"2.{CONV}": 2.0, f"2.{NORM}": 1.0}
+    beside = {name: torch.tensor([value]) for name, value in values.items()}
+    net, memory = Two(), {}
+    (progress,) = carry("ifca", net, beside, memory, clusters=3)
+    assert progress.total == 0.5625
+    assert slope(memory, CONV, "1/") == 1.5
+    assert net.values == [1.0, 0.5]
+    assert {name: float(value) for name, value in beside.items()} == pytest.approx(values | {f"1.{CONV}": 0.4, f"1.{NORM}": 0.05})
+    # The average of two clients, of whom the other chose cluster 0, moves each network by half of its change: the paper's gamma / m.
+    other = {name: torch.tensor([value + 9]) for name, value in values.items()}
+    before = {name: value.clone() for name, value in other.items()}
+    carry("ifca", alone := Two(), other, clusters=3)
+    assert alone.values == pytest.approx([0.9, 0.3])
+    assert all(torch.equal(other[name], value) for name, value in before.items())
+    # A filter begins with the network that suits best, here the trained cluster 1, and tunes its norms: 0.05 - 0.2.
+    for iterations, made in ((0, [0.4, 0.05]), (1, [0.4, -0.15])):
+        task = dataclasses.replace(toy_task(**TASK), beside=beside)
+        list(make_method({"name": "ifca", "clusters": 3}).personalize(net := Two(), task, {}, iterations, False))
+        assert net.values == pytest.approx(made)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- LoRA

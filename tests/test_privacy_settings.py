@@ -89,6 +89,8 @@ def test_a_round_of_the_private_mode_keeps_the_epsilon_without_what_sampling_sav
         ({"server": Server(cohort=0, unseen=5)}, 24, "server.cohort = 19"),
         ({"method": {"name": "fedper"}}, 100, "shares instance norms"),
         ({"method": {"name": "predicted"}}, 100, "shares instance norms or a predictor"),
+        ({"method": {"name": "scaffold"}}, 100, "method.name = 'scaffold' sends further tensors"),
+        ({"method": {"name": "ifca"}}, 100, "take a method such as fedbn"),
         ({"server": Server(cohort=20, strategy="Krum")}, 100, "cannot be private"),
         ({"server": Server(cohort=20, bound=1.0)}, 100, "server.bound"),
     ],

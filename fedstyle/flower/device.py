@@ -23,6 +23,7 @@ from flwr.clientapp import ClientApp
 from fedstyle import tables
 from fedstyle.base import Base
 from fedstyle.client import Client
+from fedstyle.companions import outfit
 from fedstyle.config import Config, Wire
 from fedstyle.errors import ConfigError, FederationError, FedstyleError
 from fedstyle.files import append_json
@@ -136,14 +137,14 @@ class Device:
 
     def _like(self) -> Base:
         """A base of the shapes that this device takes; its values do not matter."""
-        net = self.config.net
+        net, method = self.config.net, make_method(self.config.method)
         if net.base:
-            return Base.shipped(net.arch) if net.base == "shipped" else Base.load(net.base)
-        if getattr(make_method(self.config.method), "variants", 0):
+            return outfit(Base.shipped(net.arch) if net.base == "shipped" else Base.load(net.base), method)
+        if getattr(method, "variants", 0):
             raise ConfigError(
                 f"method.name = {self.config.method['name']!r} trains a predictor of norms: name a base that has one in net.base"
             )
-        return Base.new(net.arch, net.padding, width=net.width or None)
+        return outfit(Base.new(net.arch, net.padding, width=net.width or None), method)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """What crosses between server and device, by name, type and shape, and nothing else.
 
 Down, once a round and client: the whole base (the norms' values too, and the predictor of norms where there is one, so that a new client
-can start from them; a client that has norms of its own ignores them), the round's number and FedProx's factor. Up: the delta of the shared
-parameters, or one of a few codes. No weight, metric or photo count goes up: every client counts alike. Once a run: the partition that a
-node holds.
+can start from them; a client that has norms of its own ignores them; and a method's companions), the round's number and FedProx's factor.
+Up: the delta of what is shared of these, or one of a few codes. No weight, metric or photo count goes up: every client counts alike. Once
+a run: the partition that a node holds.
 
 Both go in the wire type, and are widened to fp32 where they arrive. The server keeps its own base in fp32: clients train from the base as
 they received it, their deltas are from there, and the server adds them to its own, so that rounding down the wire does not add up over

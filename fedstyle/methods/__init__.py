@@ -27,6 +27,7 @@ from fedstyle.methods.fedper import FedPer
 from fedstyle.methods.fedprox import FedProx
 from fedstyle.methods.fedrep import FedRep
 from fedstyle.methods.file import load_class
+from fedstyle.methods.ifca import IFCA
 from fedstyle.methods.lg_fedavg import LGFedAvg
 from fedstyle.methods.local import Local
 from fedstyle.methods.lora import LoRA
@@ -35,6 +36,7 @@ from fedstyle.methods.per_fedavg import PerFedAvg
 from fedstyle.methods.pfedme import PFedMe
 from fedstyle.methods.predicted import Predicted
 from fedstyle.methods.reptile import Reptile
+from fedstyle.methods.scaffold import Scaffold
 from fedstyle.tables import nearest, read
 from fedstyle.training import Progress, Task
 
@@ -44,15 +46,19 @@ __all__ = ["METHODS", "Memory", "Method", "OWN", "Rates", "check_match", "make_m
 class Method(Protocol):
     """What fedstyle asks of a personalisation method.
 
-    Two attributes are optional: `refuses`, from the name of a server strategy to why the method cannot go with it, and `variants`, the
-    number of looks of its style with which a client is to teach a base's predictor of norms.
+    Three attributes are optional: `refuses`, from the name of a server strategy to why the method cannot go with it; `variants`, the
+    number of looks of its style with which a client is to teach a base's predictor of norms; and `companions(net)`, which gives the first
+    values of tensors that the method lets travel with the base, by names of its own, from the first base's network: see `companions`.
     """
 
     def shares(self, name: str) -> bool:
         """Whether the parameter with this name is sent to the server."""
 
     def fit(self, net: nn.Module, task: Task, memory: Memory) -> Iterator[Progress]:
-        """Train for a round, in place. `memory` is what the method left in the round before; it stays on the device."""
+        """Train for a round, in place. `memory` is what the method left in the round before; it stays on the device.
+
+        The companions are in `task.beside`, and what the method puts there instead is sent.
+        """
 
     def personalize(self, net: nn.Module, task: Task, memory: Memory, iterations: int, full: bool) -> Iterator[Progress]:
         """Make the network personal, in place; `full` trains every parameter.
@@ -78,6 +84,8 @@ METHODS: dict[str, type[Any]] = {
     "per-fedavg": PerFedAvg,
     "reptile": Reptile,
     "lora": LoRA,
+    "scaffold": Scaffold,
+    "ifca": IFCA,
     "predicted": Predicted,
     "meta-norms": MetaNorms,
 }

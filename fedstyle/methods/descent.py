@@ -6,6 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,12 +63,14 @@ def train(
     *,
     trains: Callable[[str], bool] = everything,
     anchor: Mapping[str, Tensor] | None = None,
+    shift: Mapping[str, Tensor] | None = None,
     first: int = 0,
     steps: int | None = None,
 ) -> Iterator[Progress]:
     """The iterations from `first` to `steps` (else `rates.steps`) of a round, on the parameters that `trains` accepts.
 
     With `anchor` they are pulled to it by `task.proximal`, which is what a server with FedProx asks for unless the method sets another.
+    `shift` is added to the slopes.
     """
     _check_trained(net, trains)
     memory["iteration"] = torch.tensor(first)
@@ -75,8 +78,8 @@ def train(
         for key in [key for key in memory if key.startswith("adam/")]:
             del memory[key]
     scale = max(0.05, 1 - task.round / rates.decay_rounds) if rates.decay_rounds else 1.0
-    speeds = {"rate": scale * rates.lr, "norm_rate": scale * rates.norm_lr}
-    return descend(net, task, memory, iterations=steps or rates.steps, **speeds, trains=trains, anchor=anchor)
+    speeds: dict[str, Any] = {"rate": scale * rates.lr, "norm_rate": scale * rates.norm_lr}
+    return descend(net, task, memory, iterations=steps or rates.steps, **speeds, trains=trains, anchor=anchor, shift=shift)
 
 
 def tune(
@@ -89,7 +92,7 @@ def tune(
 ) -> Iterator[Progress]:
     """Personal training: descent at the rates of `[training]` on the parameters that `trains` accepts."""
     _check_trained(net, trains)
-    speeds = {"rate": task.training.rate, "norm_rate": task.training.norm_rate}
+    speeds: dict[str, Any] = {"rate": task.training.rate, "norm_rate": task.training.norm_rate}
     return descend(net, task, memory, iterations=iterations, **speeds, trains=trains, anchor=anchor)
 
 

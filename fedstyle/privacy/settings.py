@@ -86,6 +86,11 @@ def check_mode(config: Config, clients: int) -> None:
     cohort = min(config.server.cohort or there, there)
     need(cohort >= COHORT, "server.cohort", cohort, f"the private mode sums over {COHORT} clients a round or more")
     method = make_method(config.method)
+    if hasattr(method, "companions"):
+        raise ConfigError(
+            f"method.name = {config.method['name']!r} sends further tensors beside the network's, which may tell of norms: the private "
+            "mode keeps those on the device; take a method such as fedbn"
+        )
     if any(method.shares(name) for name in ("down1.norm.weight", "blocks.0.first.norm.bias", "up2.norm.weight", "predictor.centre")):
         raise ConfigError(
             f"method.name = {config.method['name']!r} shares instance norms or a predictor of them: the private mode keeps them on the "

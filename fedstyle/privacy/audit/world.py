@@ -99,10 +99,15 @@ class World:
 def build_world(config: Config, pictures: int, watch: Callable[[str, int, int], None]) -> World:
     """Cut the pictures, and let the attacker's users train the bases of all rounds.
 
-    Raises ConfigError where the configuration has no round, or too little data.
+    Raises ConfigError where the configuration has no round, a method with companions, or too little data.
     """
     if config.server.rounds < 1:
         raise ConfigError("server.rounds = 0: an audit looks at what rounds release; give 1 or more")
+    if hasattr(make_method(config.method), "companions"):
+        raise ConfigError(
+            f"method.name = {config.method['name']!r} sends further tensors beside the network's, which no attack of the audit reads: "
+            "audit a method such as fedavg, which sends less"
+        )
     private, public = halves(_photos(config), seed_of(config, "photographs"))
     pixels = tiles(private, pictures, config.training.size, seed_of(config, "private"))
     others = tiles(public, PUBLIC, config.training.size, seed_of(config, "public"))
