@@ -216,6 +216,8 @@ def _plot(path: Path, lines: dict[str, tuple[Sequence[float], list[list[float]]]
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(labelsize=7)
+    for axes in panels[max(0, len(lines) - wide) : len(lines)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
     figure.supxlabel(across, fontsize=9)
     figure.supylabel(up, fontsize=9)
     stream = io.BytesIO()
