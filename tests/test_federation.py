@@ -4,11 +4,14 @@ import contextlib
 import dataclasses
 import json
 import os
+import ssl
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from conftest import picture
+from ports import listening
 
 from fedstyle import Base, Filter, Membership, rehearse
 from fedstyle.config import Config, Data, Export, Net, Server, Training
@@ -58,20 +61,33 @@ def processes(folder):
     return [command for _, command in found(folder)]
 
 
+def stranger(folder, address):
+    """The status with which a SuperLink answers who wants to take the place of its run, from another address than its own machine's."""
+    trusted = ssl.create_default_context(cafile=folder / "authority" / "authority.crt")
+    with httpx.Client(transport=httpx.HTTPTransport(verify=trusted, local_address="127.0.0.5")) as asks:
+        return asks.post(f"https://{address}/v1/runtime/acquire-task", headers={"content-type": "application/protobuf"}).status_code
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A rehearsal that is over: its folder, its configuration, what it said, its base, and what ran while it said it."""
-    folder, said, ran = tmp_path_factory.mktemp("run"), [], set()
+    """A rehearsal that is over: its folder, its configuration, what it said, its base, and what ran and listened while it said it."""
+    folder, said, ran, ports, statuses = tmp_path_factory.mktemp("run"), [], set(), {}, []
     config, out = tiny(folder), folder / "out"
 
     def watch(line):
         said.append(line)
-        ran.update(processes(out))
+        for number, command in found(out):
+            ran.add(command)
+            for place in listening([number]):
+                ports[place] = command
+        if line.startswith("round 1"):
+            statuses.append(stranger(out, said[0].split()[4].rstrip(",")))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("user")))
         base = rehearse(config, out, watch=watch)
-        yield {"out": out, "config": config, "said": said, "base": base, "ran": ran, "user": Path(os.environ["HOME"])}
+        told = {"said": said, "ran": ran, "ports": ports, "statuses": statuses, "user": Path(os.environ["HOME"])}
+        yield {"out": out, "config": config, "base": base, **told}
 
 
 def test_it_tells_of_every_round_and_every_devices_ledger(run):
@@ -131,6 +147,18 @@ def test_no_process_is_left_and_all_of_flowers_state_lies_in_the_run(run):
     assert "SuperLinkLifespan: start" in (run["out"] / "link.log").read_text()
     assert list(run["user"].rglob("*")) == []
     assert not list((run["out"] / "clients" / "000" / "flower").glob("apps/*")), "a device unpacks no server's code"
+
+
+def test_nothing_listens_but_the_superlink_where_it_says_and_each_supernode_for_its_own_machine(run):
+    links = [f"{address}:{port}" for (address, port), command in run["ports"].items() if "fedstyle.flower.gate link" in command]
+    assert run["said"][0].startswith(f"a SuperLink listens on {' '.join(links)}, over TLS")
+    nodes = [address for (address, _), command in run["ports"].items() if "flower-supernode" in command]
+    assert nodes == ["127.0.0.1"] * 2
+    assert len(run["ports"]) == 1 + 2
+
+
+def test_a_run_is_given_to_nobody_who_calls_from_elsewhere(run):
+    assert run["statuses"] == [401]
 
 
 def test_a_run_is_never_overwritten(run):

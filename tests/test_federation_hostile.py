@@ -18,7 +18,7 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from hostile import PATIENCE, Hostile, take_over
+from hostile import PATIENCE, Hostile, Sum, take_over
 from private_things import Secrets, plant
 from test_federation import processes, tiny
 from test_federation_faults import pids, start, until
@@ -28,12 +28,16 @@ from fedstyle.config import Data
 from fedstyle.errors import FederationError
 from fedstyle.federation import Federation
 from fedstyle.files import read_lines
-from fedstyle.flower.credentials import make_device_key, read_operator_key
+from fedstyle.flower import masking
+from fedstyle.flower.credentials import Authority, make_device_key, read_operator_key
 from fedstyle.flower.hosting import Roll
 from fedstyle.flower.orders import PROOF, prove
+from fedstyle.flower.secure import Step
 from fedstyle.flower.wire import Contract, Order, pack
 from fedstyle.methods import make_method
 from fedstyle.population import plan
+from fedstyle.privacy.secagg import client, server
+from fedstyle.privacy.secagg.messages import Advert, Adverts
 from fedstyle.rehearsal import furnish
 
 pytestmark = [pytest.mark.soak, pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")]
@@ -294,6 +298,147 @@ def test_a_device_whose_process_is_killed_in_mid_message_answers_the_next(place)
     assert not place.secrets.find(bytes(reply))
     (reply,) = place.ask(("train", place.order(number=5)))
     assert set(place.contract.read_delta(reply.content)) == place.contract.shared
+
+
+# Secure sums: the same device, as it would be of a federation that sums securely, with the whole of `cnnLite`
+
+CLIP = 1.0
+SECURE = (
+    (r"^clip = .*", f"clip = {CLIP}"),
+    (r"^secure = .*", "secure = true"),
+    (r"^last_round = .*", "last_round = 99"),
+    (r"^width = .*", "width = 0"),
+    (r'^name = "fedbn"$', 'name = "fedavg"'),
+)
+SERVER = bytes(range(2, 34))
+"""A secret that no register has."""
+REGISTERS = {
+    "a register with another device twice": ("identity", "a key of its own for each device", lambda s, _: {"register": s.twice(1)}),
+    "a register with the device itself twice": ("identity", "a key of its own for each device", lambda s, _: {"register": s.twice(0)}),
+    "a register of another authority": (
+        *("identity", "not signed by the authority"),
+        lambda s, place: {"register": s.register.sign(Authority.create(place.federation.folder.parent / "other"))},
+    ),
+    "terms that name a device twice": (
+        *("terms", "no terms of a secure sum: secagg clients"),
+        lambda s, _: {"body": s.terms(s.register).encode().replace(b"[0,1,2,3]", b"[0,1,1,2]")},
+    ),
+}
+KEYS = {
+    "keys of the server's own": ("a signature is wrong", lambda s, t, a: {**a, 2: s.keys_of_its_own(t, 2, SERVER)}),
+    "keys signed by another device's credential": ("a signature is wrong", lambda s, t, a: {**a, 2: s.keys_of_its_own(t, 2, s.secrets[1])}),
+    "another device's keys, in its own name": (
+        *("two clients advertise one key",),
+        lambda s, t, a: {**a, 1: Advert.decode(a[2], t, s.register.by_number)[1].encode(t, 1, s.identity(1))},
+    ),
+    "a device twice": ("a message twice", lambda s, t, a: {**a, 3: a[2]}),
+}
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the device answered to each lie, what its own logs say of it, what left it, and the sum of a round without a lie."""
+
+    replies: dict
+    reasons: dict
+    kept: dict
+    after: dict
+    ledger: list
+    sizes: dict
+    total: object
+
+
+@pytest.fixture(scope="module")
+def sums(place):
+    home = place.home.home
+    (home / "private.safetensors").unlink(missing_ok=True)  # of the smaller network
+    logs, before = [home / "errors.log", home / "refusals.jsonl"], len(place.home.ledger())
+    base = Base.new("cnnLite")
+    contract = Contract.of(base, make_method({"name": "fedavg", "steps": 1}).shares, "fp32")
+    sum = Sum(place.federation, home, base, contract, CLIP)
+    replies, reasons, kept, late, told = {}, {}, {}, {}, ["", ""]
+
+    def said():
+        """What the logs have more than when they were last asked."""
+        old, told[:] = list(told), [log.read_text() if log.exists() else "" for log in logs]
+        return "".join(now[len(then) :] for then, now in zip(old, told, strict=True))
+
+    def ask(content):
+        (reply,) = place.ask(("train", content))
+        return reply
+
+    def body(reply):
+        assert reply.code is None, said()
+        return Step.read(reply.content).body
+
+    with place.says(*SECURE):
+        said()
+        for name, (_, _, make) in REGISTERS.items():
+            terms = sum.next()
+            replies[name] = ask(sum.opening(terms, **make(sum, place)))
+            reasons[name] = said()
+        for name, (_, make) in KEYS.items():
+            terms = sum.next()
+            _, adverts = sum.adverts(terms)
+            adverts = {0: body(ask(sum.opening(terms))), **adverts}
+            changed = make(sum, terms, adverts)
+            replies[name] = ask(sum.step("shares", Adverts(tuple(changed[one] for one in sorted(changed))).encode(terms)))
+            reasons[name] = said()
+            kept[name] = masking.Kept.load(home)
+            late[name] = sum.step("masked", b"")
+        after = dict(zip(late, place.ask(*(("train", content) for content in late.values())), strict=True))
+        ledger = place.home.ledger()[before:]
+        sizes, total = honest(sum, lambda content: body(ask(content)))
+    return Sums(replies, reasons, kept, after, ledger, sizes, total)
+
+
+def honest(sum, ask):
+    """A round that keeps the protocol: the bytes of the device's steps by name, and the sum, to which the other three add zeros."""
+    terms = sum.next()
+    states, adverts = sum.adverts(terms)
+    round = server.Round(terms, sum.register.by_number)
+    round, down = server.collect_adverts(round, {0: ask(sum.opening(terms)), **adverts}.items())
+    steps = {
+        "shares": (server.collect_shares, client.share),
+        "masked": (server.collect_masked, lambda state, down, who: client.mask(state, down, np.zeros(terms.length), who)),
+        "agreement": (server.collect_agreements, client.consent),
+        "unmasking": (server.collect_unmaskings, client.unmask),
+    }
+    sizes = {}
+    for name, (collect, step) in steps.items():
+        each = down if isinstance(down, dict) else dict.fromkeys(range(4), down)
+        bodies = {0: ask(sum.step(name, each[0]))}
+        for one, state in states.items():
+            states[one], bodies[one] = step(state, each[one], sum.identity(one))
+        sizes[name], result = len(bodies[0]), collect(round, bodies.items())
+        round, down = result if isinstance(result, tuple) else (None, None)
+    return sizes, result
+
+
+@pytest.mark.parametrize("name", REGISTERS)
+def test_a_list_of_devices_with_one_twice_is_refused_before_anything_is_trained(sums, name):
+    code, reason, _ = REGISTERS[name]
+    assert sums.replies[name].code == code
+    assert reason in sums.reasons[name]
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_swapped_keys_end_the_round_on_the_device_which_tells_nobody_but_its_owner(sums, name):
+    reason, _ = KEYS[name]
+    assert sums.replies[name].code == "altered"
+    assert reason in sums.reasons[name]
+    assert sums.kept[name] == masking.Kept(type(sums.kept[name].state)("done", sums.kept[name].state.terms, 0))  # no secret, no update
+    assert sums.after[name].code == "phase"  # and nothing masked afterwards
+
+
+def test_nothing_masked_left_for_a_server_that_lies_and_the_whole_network_does_in_a_round_without_a_lie(sums):
+    ends = ["failure", *["advert", "failure"] * len(KEYS), *["failure"] * len(KEYS)]
+    assert [line["kind"] for line in sums.ledger] == ["refusal"] * 3 + ends
+    assert not any(line.get("masked") for line in sums.ledger)
+    assert len(sums.total.values) == 415_443  # all of `cnnLite`
+    assert sums.sizes["masked"] == 4 * 415_443 + 149  # 32 bits each, with a head, a hash and a signature: one message
+    assert 0 < np.linalg.norm(sums.total.values) <= CLIP * 1.001
+    assert sums.total.clients == (0, 1, 2, 3)
 
 
 def test_a_dismissed_device_and_a_strangers_key_are_not_let_in(place):

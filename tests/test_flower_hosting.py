@@ -228,6 +228,16 @@ client.push_task_output(sub_status="failed", details="/home/alice"), client.push
 assert said == [{"sub_status": "completed", "details": ""}]
 assert server.get_fused_config_from_dir("folder", {}) == {}
 assert dict(sys.modules["flwr.supercore.sql_mixin"].SQLITE_PRAGMAS)["busy_timeout"] == "20000"
+from types import SimpleNamespace
+from flwr.supercore.error import FlowerError
+asked = sys.modules["flwr.supercore.dependencies.runtime"].SuperExecAuthDependency("acquire")
+for caller in ("127.0.0.1", "192.0.2.7"):
+    scope = {"client": (caller, 40000), "server": ("127.0.0.1", 8443)}
+    try:
+        asked(SimpleNamespace(scope=scope), None)
+        print("given to", caller)
+    except FlowerError as error:
+        print(error)
 print(server.get_project_config("folder")["tool"]["flwr"]["app"]["components"]["serverapp"])
 
 import httpx
@@ -246,7 +256,8 @@ executor.SubprocessExecutor().reconcile()
 executor.subprocess.Popen(["true"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n") == ["ran", "ran", "link", "fedstyle.app:federation", "begun", "401 []", ""]
+    told = ["ran", "ran", "link", "given to 127.0.0.1", "SuperExec authentication failed for acquire."]
+    assert done.stdout.split("\n") == [*told, "fedstyle.app:federation", "begun", "401 []", ""]
 
 
 def test_an_installation_that_is_broken_is_a_code_and_its_text_stays_at_home(monkeypatch, capsys):

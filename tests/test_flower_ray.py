@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,16 +16,20 @@ from fedstyle.flower.engine import run_federation
 RUN = """
 import json, os, pathlib, sys
 import flower_fakes as fakes
+from ports import family, listening
 from fedstyle.errors import FedstyleError
 from fedstyle.flower.engine import run_federation
-rounds = []
+rounds, ports = [], set()
+def on_round(now):
+    rounds.append(now)
+    ports.update(listening(family(os.getpid())))
 clients = fakes.Fakes(pathlib.Path(sys.argv[1]), dead=tuple(json.loads(sys.argv[2])))
-path = os.environ.get("PYTHONPATH")
+before = dict(os.environ)
 try:
     config = fakes.config(engine="ray", workers=2, cohort=3)
-    base = run_federation(config, fakes.small_base(), clients, 4, on_round=rounds.append).sha256
-    assert os.environ.get("PYTHONPATH") == path
-    print(json.dumps([base, [[now.cohort, now.replied, now.failures] for now in rounds]]))
+    base = run_federation(config, fakes.small_base(), clients, 4, on_round=on_round).sha256
+    assert all(os.environ.get(name) == before.get(name) for name in ("PYTHONPATH", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"))
+    print(json.dumps([base, [[now.cohort, now.replied, now.failures] for now in rounds], sorted({address for address, _ in ports})]))
 except FedstyleError as error:
     print(json.dumps([type(error).__name__, str(error)]))
 """
@@ -43,12 +48,13 @@ def ray(folder, *, dead=()):
     return json.loads(done.stdout.splitlines()[-1]), done.stderr  # Ray itself tells of a dead actor on standard output
 
 
-def test_ray_gives_the_base_that_inline_gives_and_says_nothing(tmp_path):
+def test_ray_gives_the_base_that_inline_gives_says_nothing_and_listens_on_loopback_alone(tmp_path):
     rounds = []
     config = fakes.config(cohort=3)
     base = run_federation(config, fakes.small_base(), fakes.Fakes(tmp_path / "inline"), 4, on_round=rounds.append)
     cohorts = [list(now.cohort) for now in rounds]
-    assert ray(tmp_path / "ray") == ([base.sha256, [[cohort, cohort, {}] for cohort in cohorts]], "")
+    addresses = ["127.0.0.1"] if sys.platform == "linux" else []
+    assert ray(tmp_path / "ray") == ([base.sha256, [[cohort, cohort, {}] for cohort in cohorts], addresses], "")
 
 
 @pytest.mark.soak
@@ -59,13 +65,20 @@ def test_a_dead_actor_fails_the_run_instead_of_shrinking_the_cohort(tmp_path):
     assert errors == ""
 
 
-def test_an_engine_that_does_not_start_is_one_line(tmp_path, monkeypatch):
-    def fail(**_):
+def test_an_engine_that_does_not_start_is_one_line_and_had_no_dashboard_and_asked_for_a_token(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = dict(os.environ)
+
+    def fail(*, backend_config, **_):
+        assert backend_config["init_args"]["include_dashboard"] is False
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
         raise RuntimeError("Simulation Runtime crashed.") from ConnectionError("no cluster there")
 
     monkeypatch.setattr("flwr.simulation.run_simulation", fail)
     with pytest.raises(FederationError, match=r"^Flower's ray engine stopped: ConnectionError: no cluster there$"):
         run_federation(fakes.config(engine="ray"), fakes.small_base(), fakes.Fakes(tmp_path), 4)
+    assert dict(os.environ) == before
 
 
 def test_without_ray_the_error_names_the_extra(tmp_path, monkeypatch):

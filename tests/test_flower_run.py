@@ -66,6 +66,7 @@ def flower(tmp_path):
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "UV_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     mark = f"FLWR_HOME={home}\0".encode()

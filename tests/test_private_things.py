@@ -14,6 +14,7 @@ from PIL import Image
 from private_things import PLACE, WORDS, plant
 
 from fedstyle.config import Config, Data, Export, Loss, Net, Server, Training
+from fedstyle.files import read_lines
 from fedstyle.flower import engine
 from fedstyle.simulate import simulate
 
@@ -136,23 +137,27 @@ home, out = map(pathlib.Path, sys.argv[1:])
 taps, serve = [], engine.serve
 def listen(grid, *arguments, **named):
     taps.append(here.Tap(grid))
+    (out / "clients" / "001" / "private.safetensors").mkdir(parents=True)
     return serve(taps[-1], *arguments, **named)
 engine.serve = listen
-simulate(here.wishes(home, engine="ray", workers=2), out)
+simulate(here.wishes(home, engine="ray", workers=2, min_replies=0.5), out)
 for kind in ("down", "up"):
-    (out.parent / kind).write_bytes(b"\\0\\0".join(getattr(taps[0], kind)))
+    (home.parent / kind).write_bytes(b"\\0\\0".join(getattr(taps[0], kind)))
 """
 
 
 @pytest.mark.soak
-def test_nothing_private_crosses_on_ray(tmp_path):
-    secrets = plant(tmp_path / "home")
-    command = [sys.executable, "-c", RAY, str(tmp_path / "home"), str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, timeout=300, check=True)
+def test_nothing_private_crosses_on_ray_and_a_device_that_fails_tells_a_code(tmp_path):
+    """The second device cannot read what it keeps, a folder under a planted name."""
+    secrets, out = plant(tmp_path / "home"), tmp_path / WORDS[4] / "run"
+    command = [sys.executable, "-c", RAY, str(tmp_path / "home"), str(out)]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, timeout=900, check=True)
     tap = Tap(None)
     tap.down, tap.up = [(tmp_path / "down").read_bytes()], [(tmp_path / "up").read_bytes()]
     assert len(tap.up[0]) > 1000
-    check(secrets, tmp_path / "run", tap)
+    assert [row["failures"] for row in read_lines(out / "history.jsonl")] == [{"001": "base"}] * 2
+    assert WORDS[4] in (out / "clients" / "001" / "errors.log").read_text()  # its owner can read why
+    check(secrets, out, tap)
     assert secrets.find(done.stdout) == secrets.find(done.stderr) == []
 
 

@@ -18,6 +18,8 @@ from fedstyle.filter import Filter
 from fedstyle.params import load
 from fedstyle.privacy.accounting import Mechanism, delta_for, total_epsilon
 from fedstyle.privacy.sampling import Poisson
+from fedstyle.report.html import escape
+from fedstyle.report.words import figure
 from fedstyle.simulate import check, simulate
 from fedstyle.style import Style
 
@@ -355,7 +357,14 @@ def test_a_private_run_states_its_promise_and_ends_at_its_budget(small_run, tmp_
     assert (said["delta"], said["clip"], said["simulated"], said["unit"]) == (delta_for(3), 0.1, True, "one user, with all their photos")
     assert all(client["filter"] for client in history.summary["clients"])
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "one user, with all their photos" in page
-    assert "each of 3 users with a chance of 1" in page
+    told = (
+        "one user, with all their photos",
+        "add or remove one user",
+        "each of 3 users with a chance of 1",
+        "rdp",
+        figure(spent),
+        "delta",
+    )
+    assert not [words for words in (*told, "Not covered", *said["not covered"]) if escape(words) not in page]
     assert "epsilon" not in simulate(small_run, tmp_path / "plain").summary["privacy"]
     assert "What is promised" not in (tmp_path / "plain" / "report.html").read_text()

@@ -5,6 +5,8 @@ bundle of anyone who reaches its port. Here the bundle is left unpacked: a devic
 of types that the bundle invents, and a SuperLink runs the installed `fedstyle.app.federation`. A few names of Flower are replaced for that.
 They are not of its public packages, so flwr stays pinned.
 
+A SuperLink that starts a run's process itself gives the run to whoever asks first. Here that must be a process of its own machine.
+
 Whatever fails on a device before its own answer is made is answered with a code: Flower would send the error's text, or nothing, and
 a SuperNode waits for an answer for ever. A SuperLink's database, which waits 5 seconds for its turn, waits 20, for a busy machine's
 sake, and a SuperExec that is told of a failure all the same asks again, where Flower's would end, and its SuperLink never run anything.
@@ -15,6 +17,7 @@ What takes long to import is imported when the message is there: Flower waits on
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import sys
 import time
@@ -85,7 +88,14 @@ def link() -> None:
 
     pragmas = dict(sys.modules["flwr.supercore.sql_mixin"].SQLITE_PRAGMAS) | {"busy_timeout": str(BUSY)}
     _replace("flwr.supercore.sql_mixin", SQLITE_PRAGMAS=tuple(pragmas.items()))
+    _replace("flwr.supercore.dependencies.runtime", authenticate_superexec_request=_only_from_here)
     flower_superlink()
+
+
+def _only_from_here(request: Any, _: Any, method: str) -> None:
+    """In place of Flower's check of who is given the next task: processes of this machine alone, which call from the address they call."""
+    if request.scope["client"][0] != request.scope["server"][0]:
+        sys.modules["flwr.supercore.dependencies.superexec"]._raise_authentication_failed(method)
 
 
 def nursery() -> None:
@@ -141,10 +151,11 @@ def superexec() -> None:
 
 
 def _replace(module: str, **names: Any) -> None:
+    place = importlib.import_module(module)
     for name, mine in names.items():
-        if not hasattr(sys.modules[module], name):
+        if not hasattr(place, name):
             sys.exit(f"this version of Flower has no {module}.{name}: install the one that fedstyle names")
-        setattr(sys.modules[module], name, mine)
+        setattr(place, name, mine)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from flwr.app import Context
@@ -15,6 +16,11 @@ from flwr.serverapp import Grid, ServerApp
 from fedstyle.errors import ConfigError, FederationError
 
 Result = TypeVar("Result")
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+"""A Ray of our own listens on loopback (the first does that on any system) and to who knows the token; by itself it takes code from all.
+
+The token is the process's, for Ray reads it once.
+"""
 
 
 def check_ray() -> None:
@@ -31,7 +37,13 @@ def run_ray(app: ClientApp, clients: int, workers: int, serve: Callable[[Grid, t
     raises.
     """
     check_ray()
-    from flwr.simulation import run_simulation  # it takes seconds, and inline has no use for it
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", *_ALONE)}  # Flower leaves this process's sys.path in the first
+    start: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    if "RAY_ADDRESS" not in os.environ:
+        start["num_cpus"] = workers
+        for name, value in _ALONE.items():
+            os.environ.setdefault(name, value)
+    from flwr.simulation import run_simulation  # it takes seconds, inline has no use for it, and Ray reads the environment with it
 
     stop, results, failures = threading.Event(), [], []
     server = ServerApp()
@@ -43,10 +55,6 @@ def run_ray(app: ClientApp, clients: int, workers: int, serve: Callable[[Grid, t
         except BaseException as error:  # noqa: BLE001  raised again below, where the caller is
             failures.append(error)
 
-    start: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    if "RAY_ADDRESS" not in os.environ:
-        start["num_cpus"] = workers
-    path = os.environ.get("PYTHONPATH")
     try:
         run_simulation(
             server_app=server,
@@ -60,7 +68,7 @@ def run_ray(app: ClientApp, clients: int, workers: int, serve: Callable[[Grid, t
         raise FederationError(f"Flower's ray engine stopped: {type(cause).__name__}: {cause}") from error
     finally:
         stop.set()
-        _restore("PYTHONPATH", path)  # Flower leaves this process's sys.path there
+        _restore(before)
     if failures:
         raise failures[0]
     if not results:
@@ -68,8 +76,9 @@ def run_ray(app: ClientApp, clients: int, workers: int, serve: Callable[[Grid, t
     return results[0]
 
 
-def _restore(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
+def _restore(before: Mapping[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

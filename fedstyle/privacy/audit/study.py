@@ -100,8 +100,8 @@ def _audit(config: Config, scale: Scale, watch: Watch) -> dict[str, Any]:
     ]
     result: dict[str, Any] = {
         "mode": config.privacy.mode,
-        "workload": {**world.describe(), "trials": scale.trials, "photos of a user": len(picks[0].pictures), "rounds": last,
-                     "length of an update": norm},
+        "workload": {"base": world.bases[0].sha256[:12], **world.describe(), "trials": scale.trials, "rounds": last,
+                     "photos of a user": len(picks[0].pictures), "length of an update": norm},
         "targets": {"reidentification": chance + MARGIN, "chance": chance, "membership": AUC, "reconstruction": GAIN, "utility": WORSE},
         "releases": rows,
         "frontier": _frontier(config, world, attacks, scale, rng, watch),
