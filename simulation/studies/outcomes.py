@@ -226,18 +226,26 @@ def _plot(path: Path, lines: dict[str, tuple[Sequence[float], list[list[float]]]
 
 
 def _sheet(out: Path, cells: dict[str, dict[int, dict[str, Any]]], most: int = 6) -> None:
-    """The first seed's first clients in columns: style, photo, then each cell's filter in a row."""
+    """The first seed's first clients in columns: each cell's filters in a row, under the styles and photos that they were made of."""
     name, runs = next(iter(cells.items()))
     seed = next(iter(runs))
     clients = [one for one in list(runs[seed]["judged"])[:most] if (out / name / f"{seed}" / "clients" / one / "pictures").is_dir()]
-    places = [("style", name), ("photo", name), *((cell, cell) for cell in cells if seed in cells[cell])]
+
+    def row_of(cell: str, kind: str) -> list[Path]:
+        return [out / cell / f"{seed}" / "clients" / client / "pictures" / f"{kind}.jpg" for client in clients]
+
+    places: list[tuple[str, list[Path]]] = []
+    shown: list[bytes] = []
+    for cell in (cell for cell in cells if seed in cells[cell]):
+        sources = {kind: row_of(cell, kind) for kind in ("style", "photo")}
+        if (own := [path.read_bytes() for paths in sources.values() for path in paths if path.exists()]) != shown:
+            places, shown = [*places, *sources.items()], own
+        places.append((cell, row_of(cell, "filter")))
     sheet = Image.new("RGB", (110 + CELL * len(clients), CELL * len(places)), "white")
     draw = ImageDraw.Draw(sheet)
-    for r, (label, cell) in enumerate(places):
+    for r, (label, paths) in enumerate(places):
         draw.text((4, r * CELL + CELL // 2), label, fill="black")
-        for c, client in enumerate(clients):
-            kind = label if r < 2 else "filter"
-            path = out / cell / f"{seed}" / "clients" / client / "pictures" / f"{kind}.jpg"
+        for c, path in enumerate(paths):
             if path.exists():
                 with Image.open(path) as picture:
                     sheet.paste(ImageOps.fit(picture.convert("RGB"), (CELL, CELL)), (110 + c * CELL, r * CELL))
