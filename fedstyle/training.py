@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fedstyle import keeping
 from fedstyle.config import Training
-from fedstyle.errors import ConfigError, FedstyleError, ParamsError
+from fedstyle.errors import ConfigError, FedstyleError, ParamsError, PhotoError
 from fedstyle.heap import keep_heap
 from fedstyle.keeping import Share
 from fedstyle.net import is_norm
@@ -75,14 +75,27 @@ def has_fast_bf16(device: torch.device) -> bool:
     return False
 
 
+def detailed(crops: Tensor) -> Tensor:
+    """Which crops uint8 (N, 3, S, S) are not of one colour: the values of some channel deviate by a level or more.
+
+    On a picture of one colour each instance norm divides next to nothing by the root of its epsilon; through fifteen of them slopes grow
+    to 1e27, and Adam, which squares them, never trains again.
+    """
+    return torch.tensor([bool((crop.float().std((1, 2), correction=0) >= 1).any()) for crop in crops])
+
+
 class Content:
     """Training crops (N, 3, S, S) uint8 with their content features, each computed alone: its bits depend on no batch.
 
-    Features are kept as far as `keeping.CONTENT` goes; what is kept changes how long training takes and nothing else.
+    Crops of one colour, a white sky's for example, are left out; raises PhotoError when all are. Features are kept as far as
+    `keeping.CONTENT` goes; what is kept changes how long training takes and nothing else.
     """
 
     def __init__(self, crops: Tensor, objective: Objective, device: torch.device) -> None:
-        self.crops, self.objective, self.device = crops, objective, device
+        teaches = detailed(crops)
+        if not teaches.any():
+            raise PhotoError("every photo is of one colour, which teaches a filter nothing: add photos of something")
+        self.crops, self.objective, self.device = crops[teaches], objective, device
         self._kept: dict[int, Tensor] = {}
         self._share = Share(self, keeping.CONTENT)
 

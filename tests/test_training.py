@@ -12,11 +12,11 @@ from toys import CONV, NORM, Coins, Ones, Two, square, toy_task
 
 from fedstyle import keeping, params, training
 from fedstyle.config import Training
-from fedstyle.errors import ConfigError, FedstyleError, ParamsError
+from fedstyle.errors import ConfigError, FedstyleError, ParamsError, PhotoError
 from fedstyle.keeping import Budget
 from fedstyle.net import is_norm
 from fedstyle.perceptual import Losses, Objective, gram, load_features
-from fedstyle.training import Content, Progress, Task, choose_device, derive, descend, evaluate, has_fast_bf16
+from fedstyle.training import Content, Progress, Task, choose_device, derive, descend, detailed, evaluate, has_fast_bf16
 
 
 def run(net, task, memory=None, *, iterations=1, rate=0.1, norm_rate=0.2, **options):
@@ -245,6 +245,36 @@ def test_a_batch_is_a_function_of_seed_and_iteration(crops, objective):
     whole, _ = content.batch(9, 7)  # more than there are crops
     assert whole.shape[0] == len(content) == 5
     assert torch.equal(whole.sort(0)[0], (crops.float() / 255).sort(0)[0])  # each crop once
+
+
+def test_what_is_of_one_colour_is_told_from_what_is_not():
+    grey = torch.full((3, 8, 8), 128, dtype=torch.uint8)
+    speck, checks, blue = grey.clone(), grey.clone(), grey.clone()
+    speck[0, 0, 0] = 135  # deviates by 7 sqrt(1/64 x 63/64) = 0.87 levels
+    checks[2, ::2] += 2  # half the rows by 2: a deviation of 1 level
+    blue[2] = 255  # three colours, and each the same all over
+    assert detailed(torch.stack([grey, speck, checks, blue])).tolist() == [False, False, True, False]
+
+
+def test_crops_of_one_colour_are_left_out(crops, objective):
+    white = torch.full_like(crops[:2], 255)
+    content = Content(torch.cat([crops[:1], white, crops[1:]]), objective, torch.device("cpu"))
+    assert torch.equal(content.crops, crops)
+    with pytest.raises(PhotoError, match="every photo is of one colour"):
+        Content(white, objective, torch.device("cpu"))
+
+
+def test_a_white_photo_among_others_does_not_stop_training(crops, objective, base):
+    # The slopes of a white picture are larger than 1e19, whose square is no fp32: Adam's second moment would stay infinite.
+    white = torch.ones(1, 3, 32, 32)
+    net = base.net()
+    loss = objective(net(white), objective.content_features(white)).total.sum()
+    slopes = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
+    assert max(float(slope.abs().max()) for slope in slopes if slope is not None) > 1e19
+    memory = {}
+    content = Content(torch.cat([torch.full_like(crops[:1], 255), crops]), objective, torch.device("cpu"))
+    run(base.net(), Task(content, objective, Training(size=32, batch=6, device="cpu")), memory)
+    assert all(torch.isfinite(value).all() for name, value in memory.items() if "exp_avg_sq" in name)
 
 
 def test_the_loop_asks_for_the_batches_of_its_seed(real, base):
