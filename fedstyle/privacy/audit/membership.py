@@ -23,7 +23,6 @@ from fedstyle.base import Base, build
 from fedstyle.perceptual import Objective
 from fedstyle.privacy.audit.statistics import Estimate, auc, clustered
 from fedstyle.privacy.noise import flatten
-from fedstyle.training import detailed
 
 Floats = NDArray[Any]
 WAYS = tuple((signs, calibrated) for signs in (False, True) for calibrated in (False, True))
@@ -63,10 +62,7 @@ class Pile:
 
 
 def steps(base: Base, objective: Objective, pixels: Tensor) -> Floats:
-    """The step against its gradient that each picture uint8 (n, 3, S, S) alone would make: (n, d), in `flatten`'s order.
-
-    It is 0 of a picture of one colour, which no client trains on.
-    """
+    """The step against its gradient that each picture uint8 (n, 3, S, S) alone would make: (n, d), in `flatten`'s order."""
     net = build(base.arch, base.padding, base.transform())
     names = sorted(base.transform())
     values = dict(net.named_parameters())
@@ -78,7 +74,7 @@ def steps(base: Base, objective: Objective, pixels: Tensor) -> Floats:
         found = torch.autograd.grad(objective(net(x), content).total.sum(), [values[name] for name in names], allow_unused=True)
         slopes = {name: torch.zeros_like(values[name]) if s is None else s for name, s in zip(names, found, strict=True)}
         rows.append(-flatten(slopes).astype(np.float32))
-    return np.where(detailed(pixels).numpy()[:, None], np.stack(rows), np.float32(0))
+    return np.stack(rows)
 
 
 def ask(

@@ -23,7 +23,7 @@ from fedstyle.params import Params
 from fedstyle.photos import Photos
 from fedstyle.privacy.noise import flatten
 from fedstyle.style import Style
-from fedstyle.training import derive
+from fedstyle.training import derive, detailed
 
 Vector = NDArray[np.float16]
 STYLES = 16
@@ -71,13 +71,14 @@ def styles_of(config: Config) -> list[Style]:
 
 
 def tiles(photos: Photos, count: int, size: int, seed: int) -> Tensor:
-    """At most `count` pictures uint8 (n, 3, size, size), no two of them of the same place of a photo.
+    """At most `count` pictures uint8 (n, 3, size, size), no two of them of the same place of a photo, and none of one colour.
 
     Where there are as many photos each gives one; otherwise photos are cut into disjoint squares, as large as the count allows and reduced
     to `size`, about as many from each photo.
     """
     if len(photos) >= count:
-        return photos.crops(size, count, seed)
+        crops = photos.crops(size, count, seed)
+        return crops[detailed(crops)]
     images = [photos.load(index) for index in range(len(photos))]
     scale = next((s for s in (8, 6, 4, 3, 2) if sum((i.width // (s * size)) * (i.height // (s * size)) for i in images) >= count), 1)
     side, rng, found = scale * size, np.random.default_rng(seed), []
@@ -86,8 +87,8 @@ def tiles(photos: Photos, count: int, size: int, seed: int) -> Tensor:
         for place in rng.permutation(len(places)).tolist()[: -(-count // len(images)) * 2]:
             x, y = places[place]
             found.append(np.asarray(image.resize((size, size), box=(x, y, x + side, y + side)), np.uint8))
-    order = rng.permutation(len(found))[:count]
-    return torch.from_numpy(np.stack([found[index] for index in order])).permute(0, 3, 1, 2).contiguous()
+    cut = torch.from_numpy(np.stack([found[index] for index in rng.permutation(len(found))])).permute(0, 3, 1, 2)
+    return cut[detailed(cut)][:count].contiguous()
 
 
 def halves(photos: Photos, seed: int) -> tuple[Photos, Photos]:
