@@ -8,6 +8,7 @@ features are brought to a layer, the layer's mean and variance are taken over al
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -65,14 +66,26 @@ def _tile_bytes(net: TransformNet, side: int) -> tuple[int, int]:
 
 
 def tiles(width: int, height: int, side: int) -> list[Tile]:
-    """A picture divided into tiles; width and height are multiples of 4."""
-    found = []
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            right, bottom = min(left + side, width), min(top + side, height)
-            around = (max(left - HALO, 0), max(top - HALO, 0), min(right + HALO, width), min(bottom + HALO, height))
-            found.append(Tile((left, top, right, bottom), around))
-    return found
+    """A picture divided into tiles of at most `side`; width and height are multiples of 4.
+
+    All are seen with surroundings of one shape, at the picture's edge more of them on the other side: memory that one tile gave back then
+    fits the next, and the heap gets no holes.
+    """
+    columns, rows = _spans(width, side), _spans(height, side)
+    return [
+        Tile((left, top, right, bottom), (around_left, around_top, around_right, around_bottom))
+        for (top, bottom), (around_top, around_bottom) in rows
+        for (left, right), (around_left, around_right) in columns
+    ]
+
+
+def _spans(length: int, side: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """A length divided into about equal parts of at most `side`, each with the span around it; all edges are multiples of STRIDE."""
+    count = -(-length // side)
+    edges = [length // STRIDE * index // count * STRIDE for index in range(count + 1)]
+    around = min(max(end - start for start, end in itertools.pairwise(edges)) + 2 * HALO, length)
+    starts = [min(max(start - HALO, 0), length - around) for start in edges[:-1]]
+    return [(span, (start, start + around)) for span, start in zip(itertools.pairwise(edges), starts, strict=True)]
 
 
 def plan(net: TransformNet, width: int, height: int, room: int) -> tuple[list[Tile], int]:
@@ -177,18 +190,17 @@ def _measure(net: TransformNet, parts: list[Tile], load: Callable[[Tile], Tensor
                 kept[place] = x
         frozen.norms[conv] = moments.norm(conv)
     kept = [frozen.after(downs[-1], x) for x in kept]
+    inner = [torch.empty_like(x) for x in kept]  # all memory for features is taken here: what came and went by turns would leave holes
     for block in _blocks(net):
-        inner = kept
-        for conv in (block.first, block.second):
+        for conv, source in ((block.first, kept), (block.second, inner)):
             moments = _Moments()
-            changed = []
-            for place, part in enumerate(parts):
-                changed.append(x := convolve(conv, inner[place]))
-                moments.add(part.cut(x))
-                if inner is not kept:
-                    inner[place] = torch.empty(0)  # it is not needed again
+            for x, part, place in zip(source, parts, inner, strict=True):
+                y = convolve(conv, x)
+                moments.add(part.cut(y))
+                place.copy_(y)
             frozen.norms[conv] = moments.norm(conv)
-            inner = [frozen.after(conv, x) for x in changed]
+            for x in inner:
+                frozen.after(conv, x)
         for x, change in zip(kept, inner, strict=True):
             x.add_(change)
     for conv in (net.up1, net.up2):

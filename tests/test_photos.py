@@ -253,8 +253,11 @@ def test_each_photo_is_decoded_once_a_call(three, monkeypatch):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Eight photos, each of one grey; of those at 1, 4 and 6 the end is missing, which only decoding shows."""
-    paths = [plain(tmp_path / f"{k}.jpg", (20 * k + 50,) * 3) for k in range(8)]
+    """Eight photos, each about one grey; of those at 1, 4 and 6 the end is missing, which only decoding shows."""
+    paths = [tmp_path / f"{k}.jpg" for k in range(8)]
+    for k, path in enumerate(paths):  # six levels darker on the left than in the middle, as a photo of one colour teaches nothing
+        ramp = np.broadcast_to(20 * k + 50 + np.linspace(-6, 6, 100), (80, 100))
+        Image.fromarray(ramp.round().astype(np.uint8)).convert("RGB").save(path)
     for k in (1, 4, 6):
         paths[k].write_bytes(paths[k].read_bytes()[:-1])
     return Photos.open(paths)

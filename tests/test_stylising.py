@@ -218,7 +218,7 @@ def peak(path, width, side, memory, arch="cnnLite"):
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak of a process's memory is read from Linux's /proc")
-@pytest.mark.parametrize(("side", "memory"), [(512, 100), (None, 100)])
+@pytest.mark.parametrize(("side", "memory"), [(512, 100), (None, 100), (None, 200)])
 def test_the_limit_of_memory_is_kept(side, memory, tmp_path):
     """A photo of 3 megapixels: in one piece the network would take 160 bytes a pixel, 480 MB."""
     picture(1, (2000, 1500)).save(tmp_path / "a.jpg")
