@@ -194,10 +194,10 @@ def _measure(net: TransformNet, parts: list[Tile], load: Callable[[Tile], Tensor
     for block in _blocks(net):
         for conv, source in ((block.first, kept), (block.second, inner)):
             moments = _Moments()
-            for x, part, place in zip(source, parts, inner, strict=True):
-                y = convolve(conv, x)
+            for features, part, result in zip(source, parts, inner, strict=True):
+                y = convolve(conv, features)
                 moments.add(part.cut(y))
-                place.copy_(y)
+                result.copy_(y)
             frozen.norms[conv] = moments.norm(conv)
             for x in inner:
                 frozen.after(conv, x)
