@@ -8,9 +8,11 @@ result, look at the progress and cancel.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ from fedstyle.stream import Listener, Stream, bound
 from fedstyle.training import Progress
 
 T = TypeVar("T")
+LAST = 10.0
+"""Seconds that the end of a process waits for the iterations at hand."""
 
 
 @dataclass(frozen=True)
@@ -239,13 +243,14 @@ class Job(Generic[T]):
     def start(self) -> Self:
         """Train to the end in a background thread, and return at once; a second call changes nothing.
 
-        The thread does not hold up the end of the process: a job that is cut off there goes on from its last checkpoint.
+        The thread does not hold up the end of the process: a job stops there after the iteration at hand, and goes on from its checkpoint.
         """
         if self._thread is None and not self.done:
             if not self._turn.acquire(blocking=False):
                 raise SessionError("this job is being trained by another thread: let it end its slice before start() or await")
             self._thread = threading.Thread(target=self._background, name="fedstyle-job", daemon=True)
             self._thread.start()
+            _BACKGROUND.add(self)
         return self
 
     def _background(self) -> None:
@@ -286,3 +291,17 @@ def threads(count: int) -> Iterator[None]:
     finally:
         if torch.get_num_threads() != before:
             torch.set_num_threads(before)
+
+
+_BACKGROUND: weakref.WeakSet[Job[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Stop what trains in the background: a thread that is inside PyTorch when the interpreter goes would abort the process."""
+    jobs = tuple(_BACKGROUND)
+    for job in jobs:
+        job.cancel()
+    for job in jobs:
+        if job._thread:
+            job._thread.join(LAST)

@@ -50,8 +50,19 @@ def check_alike(params: Params, like: Params, what: str = "parameters") -> None:
         if value.shape != like[name].shape:
             found, wanted = tuple(value.shape), tuple(like[name].shape)
             raise ParamsError(f"{what}: {name!r} has shape {found}, expected {wanted}")
-        if not math.isfinite(largest(value)):
-            raise ParamsError(f"{what}: {name!r} holds a value that is not finite")
+    if (damaged := infinite(params)) is not None:
+        raise ParamsError(f"{what}: {damaged!r} holds a value that is not finite")
+
+
+def infinite(params: Params) -> str | None:
+    """The name of a tensor with a value that is not finite, or None.
+
+    Sums are finite but for such a value, or an overflow; only where they are not is each tensor looked at on its own.
+    """
+    sums = [value.detach().sum(dtype=torch.float32) for value in params.values()]
+    if not sums or math.isfinite(torch.stack(sums).sum()):
+        return None
+    return next((name for name, value in params.items() if not math.isfinite(largest(value))), None)
 
 
 def largest(value: Tensor) -> float:

@@ -48,6 +48,13 @@ def test_what_does_not_fit_is_an_error_by_name(other, says):
             operation()
 
 
+def test_what_is_not_finite_is_named():
+    assert params.infinite({}) is None
+    assert params.infinite(named(a=[], b=[1.0])) is None
+    assert params.infinite(named(a=[3e38, 3e38], b=[1.0])) is None  # only the sum, 6e38, is more than fp32 holds
+    assert params.infinite(named(a=[3e38, 3e38], b=[float("inf"), float("-inf")])) == "b"
+
+
 def test_the_fingerprint_covers_names_types_shapes_and_bytes():
     # By hand: "a", NUL, type, NUL, shape, NUL, then 1.0 and 2.0 as little-endian floats; then "b" likewise.
     expected = hashlib.sha256(

@@ -232,9 +232,9 @@ def unpack(record: ArrayRecord | None, shapes: Mapping[str, tuple[int, ...]], wi
         except WireError as error:
             raise WireError(f"{what}: {name!r} {error}") from None
         weights[name] = torch.from_numpy(wide).float().reshape(shapes[name])
-        if not math.isfinite(params.largest(weights[name])):
-            raise WireError(f"{what}: {name!r} holds a value that is not finite")
         start += size
+    if (damaged := params.infinite(weights)) is not None:
+        raise WireError(f"{what}: {damaged!r} holds a value that is not finite")
     return weights
 
 
