@@ -27,7 +27,7 @@ from fedstyle.config import Loss, Privacy, Training
 from fedstyle.errors import ParamsError
 from fedstyle.files import append_json, private_folder
 from fedstyle.filter import Filter
-from fedstyle.job import Job, Work, threads
+from fedstyle.job import Job, Work
 from fedstyle.keeping import Copy
 from fedstyle.methods import OWN, Method, make_method
 from fedstyle.perceptual import Objective, load_features
@@ -36,6 +36,7 @@ from fedstyle.prediction import Look, look_at, variants
 from fedstyle.privacy import clip
 from fedstyle.session import SessionParameters, count
 from fedstyle.style import Style, fitting
+from fedstyle.threads import threads
 from fedstyle.training import Content, Progress, Task, choose_device, derive, evaluate
 
 PREVIEW = 1024

@@ -8,11 +8,9 @@ result, look at the progress and cancel.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import threading
 import time
-import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -26,11 +24,10 @@ from fedstyle import params
 from fedstyle.errors import Cancelled, SessionError
 from fedstyle.session import Checkpoint, Session, SessionParameters
 from fedstyle.stream import Listener, Stream, bound
+from fedstyle.threads import before_the_end, threads
 from fedstyle.training import Progress
 
 T = TypeVar("T")
-LAST = 10.0
-"""Seconds that the end of a process waits for the iterations at hand."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +247,7 @@ class Job(Generic[T]):
                 raise SessionError("this job is being trained by another thread: let it end its slice before start() or await")
             self._thread = threading.Thread(target=self._background, name="fedstyle-job", daemon=True)
             self._thread.start()
-            _BACKGROUND.add(self)
+            before_the_end(self._thread, self._stop)
         return self
 
     def _background(self) -> None:
@@ -278,30 +275,3 @@ class Job(Generic[T]):
         async with bound(self, self._outcome):
             self.start()
             return await asyncio.wrap_future(self._outcome)
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Compute on this many threads for a while: the last bits of a sum depend on their number."""
-    before = torch.get_num_threads()
-    if before != count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)
-
-
-_BACKGROUND: weakref.WeakSet[Job[Any]] = weakref.WeakSet()
-
-
-@atexit.register
-def _end_all() -> None:
-    """Stop what trains in the background: a thread that is inside PyTorch when the interpreter goes would abort the process."""
-    jobs = tuple(_BACKGROUND)
-    for job in jobs:
-        job.cancel()
-    for job in jobs:
-        if job._thread:
-            job._thread.join(LAST)
