@@ -115,7 +115,7 @@ def sheet(out: Path) -> None:
         top = HEAD + row * (CELL + GAP)
         artist = next((text for file, text in artists.items() if Path(file).stem == style), "fedstyle's painter")
         words = style.removeprefix(f"{artist.lower()}-").replace("-", " ")
-        label = textwrap.wrap(artist, 16) + textwrap.wrap(words, 16)
+        label = textwrap.wrap(artist, 14) + textwrap.wrap(words, 14)
         draw.multiline_text((MARGIN - 10, top + CELL // 2), "\n".join(label), "black", font, anchor="rm", align="right")
         for column, place in enumerate((COLUMNS[0], ("style", 0), *COLUMNS[1:])):
             corner = (MARGIN + column * (CELL + GAP), top)
