@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from fedstyle.net import TransformNet, is_norm
 from fedstyle.perceptual import FeatureNet, gram
+from fedstyle.threads import threads
 
 PREFIX = "predictor."
 HIDDEN = 64
@@ -126,17 +127,13 @@ def new_predictor(net: TransformNet, features: FeatureNet, seed: int) -> dict[st
     """
     from fedstyle.paint import paint
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        codes = []
+    codes = []
+    with threads(1):
         for family in FAMILIES:
             for variant in range(4):
                 picture = torch.frombuffer(bytearray(paint(family, side=192, seed=variant).tobytes()), dtype=torch.uint8)
                 codes.append(look_at(features, picture.view(1, 192, 192, 3).permute(0, 3, 1, 2).float() / 255).code)
-        measured = torch.stack(codes)
-    finally:
-        torch.set_num_threads(threads)
+    measured = torch.stack(codes)
     norms = sum(value.numel() for name, value in net.named_parameters() if is_norm(name))
     predictor = Predictor(measured.shape[1], norms)
     generator = torch.Generator().manual_seed(seed)

@@ -33,6 +33,7 @@ from fedstyle.privacy.secagg.terms import Terms
 from fedstyle.privacy.shares import multiplier
 from fedstyle.roster import Roster
 from fedstyle.tables import need
+from fedstyle.threads import threads
 
 
 @dataclass(frozen=True)
@@ -105,19 +106,16 @@ def serve(
     run = _Run(strategy, cohort, state, config, promise, on_round, on_charge)
     cohort.gather()
     remind(strategy, state.memory, sorted(contract.shared))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # many small sums: threads that wait for each other cost a hundred times what they save
     try:
-        for number in range(state.round + 1, server.rounds + 1):
-            if promise and not promise.allows(read_ledger(run.state.extra)):
-                break
-            run.round(number)
+        with threads(1):  # many small sums: threads that wait for each other cost a hundred times what they save
+            for number in range(state.round + 1, server.rounds + 1):
+                if promise and not promise.allows(read_ledger(run.state.extra)):
+                    break
+                run.round(number)
     except FedstyleError:
         raise
     except Exception as error:
         raise FederationError(f"round {cohort.done}: {server.strategy} failed: {error}") from error
-    finally:
-        torch.set_num_threads(threads)
     return run.state.base
 
 

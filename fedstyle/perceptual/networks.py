@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedstyle.threads import threads
+
 # Indices into torchvision's `features` of the ReLUs that are tapped, fine to coarse, and the convolutions up to the last of them.
 _VGG_TAPS = {"vgg16": (3, 8, 15), "vgg19": (3, 8, 17)}
 _VGG_PLAN: dict[str, tuple[int | str, ...]] = {
@@ -59,14 +61,10 @@ def procedural_images(side: int = 128) -> Tensor:
 @torch.no_grad()
 def calibrate(net: FeatureNet) -> FeatureNet:
     """Scale each tap to a root mean square of 1 on the procedural images; on one thread, for the sums' bits depend on their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         net.scales.fill_(1.0)
         for index, tap in enumerate(net(procedural_images())):
             net.scales[index] = 1 / tap.square().mean().sqrt()
-    finally:
-        torch.set_num_threads(threads)
     return net
 
 

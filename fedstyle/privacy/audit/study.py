@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from fedstyle.config import Config
 from fedstyle.privacy.audit import inversion, mechanism, utility
@@ -27,6 +26,7 @@ from fedstyle.privacy.audit.users import Trace, draws, seed_of, trace
 from fedstyle.privacy.audit.world import World, build_world
 from fedstyle.privacy.gaussian import seeded
 from fedstyle.tables import need
+from fedstyle.threads import threads
 
 MARGIN, GAIN, AUC, WORSE = 0.05, 1.0, 0.55, 0.15
 """Limits: re-identification over chance, dB over what knows nothing, the membership attack's AUC, unseen users' loss over the base's."""
@@ -75,12 +75,9 @@ def audit(config: Config, scale: Scale | None = None, watch: Watch = lambda *_: 
 
     One thread is used, and memory for the changes of all users: 2 bytes x trials x rounds x parameters, and as much again for a while.
     """
-    scale, threads, began = scale or Scale(), torch.get_num_threads(), time.process_time()
-    torch.set_num_threads(1)
-    try:
-        result = _audit(config, scale, watch)
-    finally:
-        torch.set_num_threads(threads)
+    began = time.process_time()
+    with threads(1):
+        result = _audit(config, scale or Scale(), watch)
     return {**result, "seconds": round(time.process_time() - began)}
 
 
