@@ -22,9 +22,10 @@ from reference import Recipe, Vgg, options, pictures, ratio, seconds, settle
 
 from fedstyle.base import Base
 from fedstyle.config import Training
+from fedstyle.hardware import has_fast_bf16
 from fedstyle.net import is_norm
 from fedstyle.perceptual import Objective, gram, load_features
-from fedstyle.training import Content, Progress, Task, descend, everything, has_fast_bf16
+from fedstyle.training import Content, Progress, Task, descend, everything
 
 VARIANTS = {
     "cnn": ("cnn", everything, 5.0),

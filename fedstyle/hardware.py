@@ -1,17 +1,31 @@
-"""What a run ran on, for its record: the kinds of things, and nothing that names this machine or its user."""
+"""What the machine is and can do; of kinds, and nothing that names this machine or its user."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 products are fast on this device; without hardware support they are hundreds of times slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        able: Mapping[str, object] = torch.cpu.get_capabilities()
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
+    return False
+
+
 def describe() -> dict[str, Any]:
-    """System, processor, cores that this process may use, memory in GB of 10^9 bytes, and accelerator; None where it is not told."""
+    """What a run ran on, for its record: system, processor, cores that this process may use, memory in GB of 10^9 bytes, and accelerator.
+
+    What is not told is None.
+    """
     return {
         "system": platform.system(),
         "cpu": _cpu(),

@@ -126,9 +126,9 @@ class Residual(nn.Module):
         change: Tensor = self.second(self.first(x))
         return x + change
 
-    def picture(self, x: Tensor) -> Tensor:
-        """`forward` as `fast` computes it: one picture (H, W, channels)."""
-        return self.second.picture(self.first.picture(x)) + x
+    def picture(self, x: Tensor, *, half: bool) -> Tensor:
+        """`forward` as `fast` computes it: one picture (H, W, channels); `half` has both convolutions, not the sum, in bfloat16."""
+        return self.second.picture(self.first.picture(x.bfloat16() if half else x)) + x
 
 
 class TransformNet(nn.Module):
@@ -166,23 +166,34 @@ class TransformNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Stylise (N, 3, H, W) RGB in [0, 1] to the same shape and range."""
-        if fast.usable(x, self.width) and not self.portable:
-            return torch.stack([self.picture(photo) for photo in x])
+        if self.portable or x.device.type != "cpu":
+            return self._plain(x)
+        half = torch.is_autocast_enabled("cpu")
+        with torch.autocast("cpu", enabled=False):  # `fast` knows what to round, and the plain norms of bfloat16 are slow
+            if not fast.usable(x, self.width):
+                return self._plain(x)
+            return torch.stack([self.picture(photo, half=half) for photo in x])
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """`forward` in torch's operators."""
         x = self.down2(self.down1(x))
         if self.down3 is not None:
             x = self.down3(x)
         x = self.up2(self.up1(self.blocks(x)))
         return torch.sigmoid(self.out(x))
 
-    def picture(self, x: Tensor) -> Tensor:
-        """`forward` of one photo (3, H, W) as `fast` computes it."""
+    def picture(self, x: Tensor, *, half: bool) -> Tensor:
+        """`forward` of one photo (3, H, W) as `fast` computes it.
+
+        `half` computes in bfloat16 but where rounding shows most: up to the blocks, on whose input all else rests, and in their sums.
+        """
         x = self.down2.picture(self.down1.picture(x.permute(1, 2, 0)))
         if self.down3 is not None:
             x = self.down3.picture(x)
         for block in self.blocks:
             assert isinstance(block, Residual)
-            x = block.picture(x)
-        x = self.up2.picture(self.up1.picture(x), cells=True)
+            x = block.picture(x, half=half)
+        x = self.up2.picture(self.up1.picture(x.bfloat16() if half else x), cells=True)
         assert self.out.conv.bias is not None
         x = torch.sigmoid(fast.convolve_cells(x, self.out.conv.weight, self.out.conv.bias, self.out.mode))
         return x.permute(4, 0, 2, 1, 3).flatten(3).flatten(1, 2)

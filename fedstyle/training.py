@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedstyle import keeping
 from fedstyle.config import Training
 from fedstyle.errors import ConfigError, FedstyleError, ParamsError, PhotoError
+from fedstyle.hardware import has_fast_bf16
 from fedstyle.heap import keep_heap
 from fedstyle.keeping import Share
 from fedstyle.net import is_norm
@@ -63,16 +64,6 @@ def choose_device(name: str) -> torch.device:
     if not there.get(name):
         raise ConfigError(f"training.device = {name!r}: this machine has none; use one of auto, {', '.join(d for d in there if there[d])}")
     return torch.device(name)
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 products are fast on this device; without hardware support they are hundreds of times slower than fp32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        able: Mapping[str, object] = torch.cpu.get_capabilities()
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
-    return False
 
 
 def detailed(crops: Tensor) -> Tensor:
@@ -179,8 +170,8 @@ def descend(
     if next(net.parameters()).device != task.device:  # to ask takes less than to move nothing
         net.to(task.device)
     net.train()
-    fast = has_fast_bf16(task.device)
-    if fast:
+    fast, one = has_fast_bf16(task.device), task.device.type == "cpu"
+    if fast and not one:
         net.to(memory_format=torch.channels_last)
     every = dict(net.named_parameters())
     chosen = {name: value for name, value in every.items() if trains(name) and not is_constant(name)}
@@ -192,10 +183,10 @@ def descend(
     anchor = None if anchor is None else {name: value.to(task.device) for name, value in anchor.items()}
     shift = {name: value.to(task.device) for name, value in (shift or {}).items()}
     done = int(memory.get("iteration", torch.tensor(0)))
-    with _crew(1 if fast or task.looks or task.device.type != "cpu" else task.training.batch) as each:
+    with _crew(task.training.batch if one and not task.looks else 1) as each:
         while done < iterations:
             batch = task.content.batch(task.training.batch, derive(task.seed, done))
-            parts = [batch] if fast or task.device.type != "cpu" else list(zip(*(torch.split(tensor, 1) for tensor in batch), strict=True))
+            parts = list(zip(*(torch.split(tensor, 1) for tensor in batch), strict=True)) if one else [batch]
             torch._foreach_zero_(slopes)
             shown = []
             for numbers, found in each(functools.partial(_slopes, net, task, values, done, fast), parts):
@@ -227,7 +218,7 @@ def _slopes(
     On a CPU a part is one picture, so that its numbers stay in the cache and few are kept at once; no layer mixes pictures.
     """
     pixels, content = part
-    if fast:
+    if fast and task.device.type != "cpu":
         pixels = pixels.to(memory_format=torch.channels_last)
     with torch.autocast(task.device.type, torch.bfloat16, enabled=fast):
         losses = task.losses(net, pixels, content, iteration)

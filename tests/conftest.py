@@ -27,6 +27,12 @@ def picture(seed, size=(96, 80)):
     return Image.fromarray(image.clip(0, 255).astype(np.uint8))
 
 
+@pytest.fixture
+def fp32(monkeypatch):
+    """No bfloat16, whatever this processor can do: for tests that look at digits."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+
+
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory):
     """A folder with three photos of 96 x 80 pixels."""

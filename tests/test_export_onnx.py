@@ -10,6 +10,7 @@ SIZES = [(64, 64), (32, 100), (100, 32), (20, 36), (16, 16), (28, 60), (196, 148
 """Multiples of 4, of 8 and not, tall, wide, and the smallest: cnnLite halves the picture in its first convolution, and once more after."""
 
 
+@pytest.mark.usefixtures("fp32")
 @pytest.mark.parametrize("arch", ["cnnLite", "cnn"])
 def test_onnx_takes_any_size_in_multiples_of_four(exports, small, tmp_path, arch):
     path = exports["fp32.onnx"]

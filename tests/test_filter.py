@@ -51,6 +51,16 @@ def test_a_large_image_is_stylised_small_and_comes_back_in_its_size(filter, monk
     assert filter(picture(0, (768, 512))).tobytes() == picture(0, (768, 512)).tobytes()  # nothing is added to one that is not large
 
 
+@pytest.mark.parametrize(("able", "size", "half"), [(True, (32, 24), True), (True, (36, 24), False), (False, (32, 24), False)])
+def test_bfloat16_is_for_processors_that_have_it_and_pictures_that_are_not_large(able, size, half, filter, monkeypatch):
+    monkeypatch.setattr("fedstyle.filter.has_fast_bf16", lambda device: able)
+    monkeypatch.setattr("fedstyle.filter.LARGE", 32 * 24)
+    seen = []
+    monkeypatch.setattr(filter.net, "forward", lambda x: seen.append(torch.is_autocast_enabled("cpu")) or x)
+    filter(picture(0, size))
+    assert seen == [half]
+
+
 def test_exif_orientation_is_applied_and_nothing_of_it_stays(filter):
     image = picture(0, (40, 30))
     image.getexif()[0x0112] = 6

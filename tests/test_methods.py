@@ -179,6 +179,7 @@ def test_predicted_teaches_the_predictor_and_shares_it(client, predictive):
     assert [params.fingerprint(delta) for delta in again] == [params.fingerprint(delta) for delta in deltas]
 
 
+@pytest.mark.usefixtures("fp32")
 def test_each_iteration_of_predicted_is_in_one_style_and_shows_its_norms(client, predictive):
     # Three iterations from the same weights (rates of 1e-30 move nothing): each one's loss is that of a plain network with the norms
     # predicted for the look that the iteration's number draws, against that look's Gram matrices.

@@ -275,6 +275,7 @@ def test_ifca_trains_the_network_with_the_least_loss_and_no_other():
 # ----------------------------------------------------------------------------------------------------------------------- LoRA
 
 
+@pytest.mark.usefixtures("fp32")
 def test_lora_trains_an_adapter_beside_the_convolution():
     # With a = 2, b = 0 the adapter adds nothing: y's slopes are 3. The convolution's is 3, b's 3 a = 6, a's 3 b = 0. So the convolution
     # goes to 0.9, the norm to 0.3, b to -0.1, and a stays: its slope is 0. The net holds the convolution alone.

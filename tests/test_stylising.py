@@ -119,6 +119,7 @@ def test_no_halo_and_no_fringe_beside_an_edge():
 @pytest.mark.parametrize("padding", ["reflect", "zeros"])
 @pytest.mark.parametrize("arch", ["cnnLite", "cnn"])
 @pytest.mark.parametrize("photo", [smooth(), picture(5, (301, 235))], ids=["smooth", "noise"])
+@pytest.mark.usefixtures("fp32")
 def test_tiles_are_the_picture_in_one_piece_within_a_level(arch, padding, photo, monkeypatch):
     monkeypatch.setattr(tiling, "TILES", (64,))
     made = Filter(arch, padding, Base.new(arch, padding, width=4).weights)

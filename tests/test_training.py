@@ -16,7 +16,7 @@ from fedstyle.errors import ConfigError, FedstyleError, ParamsError, PhotoError
 from fedstyle.keeping import Budget
 from fedstyle.net import is_norm
 from fedstyle.perceptual import Losses, Objective, gram, load_features
-from fedstyle.training import Content, Progress, Task, choose_device, derive, descend, detailed, evaluate, has_fast_bf16
+from fedstyle.training import Content, Progress, Task, choose_device, derive, descend, detailed, evaluate
 
 
 def run(net, task, memory=None, *, iterations=1, rate=0.1, norm_rate=0.2, **options):
@@ -332,27 +332,6 @@ def test_derived_seeds():
 
 
 # ----------------------------------------------------------------------------------------------------------- the machine
-
-
-@pytest.mark.parametrize(
-    ("able", "fast"),
-    [
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True}, True),
-        ({"bf16": True}, True),
-        ({"avx2": True, "avx512_bf16": False}, False),
-        ({}, False),
-    ],
-)
-def test_bfloat16_is_fast_only_with_hardware_for_it(able, fast, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    assert has_fast_bf16(torch.device("cpu")) is fast
-    assert has_fast_bf16(torch.device("meta")) is False
-
-
-def test_bfloat16_on_a_gpu_is_asked_for_without_emulation(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert has_fast_bf16(torch.device("cuda")) is False
 
 
 def test_a_device_is_chosen_or_an_error_says_what_is_there(monkeypatch):

@@ -22,9 +22,9 @@ class _Norm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         flat = x.view(x.shape[0], -1, weight.numel())
         if flat.shape[0] * flat.shape[1] > LARGE:
-            variance, mean = torch.var_mean(flat, (0, 1), correction=0)
+            variance, mean = torch.var_mean(flat.float(), (0, 1), correction=0)
             scale = (variance + 1e-5).rsqrt()
-            y = torch.addcmul(bias - mean * scale * weight, flat, scale * weight).view(x.shape)
+            y = torch.addcmul(bias - mean * scale * weight, flat.float(), scale * weight).view(x.shape).to(x.dtype)
         else:
             y, mean, scale = torch.native_batch_norm(to_planes(flat), weight, bias, None, None, True, 0.0, 1e-5)
             y = from_planes(y).view(x.shape)

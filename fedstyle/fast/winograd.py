@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from fedstyle.fast.convolution import convolve
 from fedstyle.fast.layout import fold, surround
 
 TILES = 300_000
@@ -114,6 +115,8 @@ def _tiles(x: Tensor, row: int, rows: int, across: int, side: int) -> Tensor:
 
 
 def convolve3(x: Tensor, weight: Tensor, mode: str) -> Tensor:
-    """A 3x3 convolution of stride 1 of a picture (H, W, C) with a pixel around it, by Winograd's filtering."""
+    """A 3x3 convolution of stride 1 of a picture (H, W, C) with a pixel around it, by Winograd's filtering; of bfloat16 a plain one."""
+    if x.dtype == torch.bfloat16:
+        return convolve(x, weight, 1, mode)
     y: Tensor = _Winograd.apply(x, weight, mode)
     return y
