@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ RUNS = sorted(path for path in SIMULATION.rglob("*.toml") if path.name not in OT
 
 
 def script(path):
-    """A script's module; it runs nothing before its `main` is called."""
+    """A script's module; it runs nothing before its `main` is called. Its folder's other modules can be imported, as when it is run."""
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -108,7 +111,7 @@ def research(tmp_path):
 
 
 def test_the_distillation_writes_weights_of_the_tiny_network(tmp_path, monkeypatch, research, capsys):
-    module = script(SIMULATION / "tiny" / "distil.py")
+    module = distil = script(SIMULATION / "tiny" / "distil.py")
     sizes = {"CROP": 32, "SOURCE": 64, "CHUNK": 6, "SOURCES": 8, "JUDGES": 6, "FRAME": 12, "PLAIN": 12, "PAINTED": 8}
     for name, value in {**sizes, "SPLITS": tmp_path / "splits.toml"}.items():
         monkeypatch.setattr(module, name, value)
@@ -128,6 +131,19 @@ def test_the_distillation_writes_weights_of_the_tiny_network(tmp_path, monkeypat
     gap = max(float((again[name].float() - made[name].float()).abs().max()) for name in made if "head" not in name and name != "scales")
     assert 0 <= gap < 0.001
     assert not torch.equal(again["stages.0.head.weight"], made["stages.0.head.weight"])
+
+    # A candidate that is pruned is written in the same way, and can be read.
+    module = script(SIMULATION / "tiny" / "prune.py")
+    for name, value in {"FITTED": 4, "PLACES": 40, "PLAIN": 12}.items():
+        monkeypatch.setattr(module, name, value)
+    for name in ("CROP", "FRAME", "Library", "Teacher", "learn", "plain", "window"):  # those of the smaller recipe above
+        monkeypatch.setattr(module, name, getattr(distil, name))
+    candidate, plan = tmp_path / "candidate.safetensors", (4, 4, 8, 8, 8, 8, 8)
+    call(module, monkeypatch, "--data", research, "--cycles", 4, "--plan", *plan, "--out", candidate)
+    assert "at first: held R2" in capsys.readouterr().out
+    net = script(SIMULATION / "tiny" / "pruned.py").load(candidate)
+    assert [conv.out_channels for stage in net.stages for conv in stage.body] == list(plan)
+    assert [tuple(tap.shape) for tap in net(torch.rand(1, 3, 32, 48))] == [(1, 48, 16, 24), (1, 64, 8, 12), (1, 96, 4, 6)]
 
 
 def test_heads_are_fitted_by_least_squares():

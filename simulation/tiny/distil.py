@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from fedstyle import params
 from fedstyle.demo import demo_photos
+from fedstyle.hardware import has_fast_bf16
 from fedstyle.net import InstanceNorm, TransformNet, initialise
 from fedstyle.paint import PAINTERS, paint
 from fedstyle.perceptual import FeatureNet, Objective, TinyNet, calibrate, gram, load_features, tiny_network
@@ -139,6 +140,7 @@ def filters(library: Library, student: FeatureNet) -> Iterator[Tensor]:
                 inputs, outputs = conv.in_channels, conv.out_channels
                 layer = nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)
                 setattr(net, name, nn.Sequential(layer, InstanceNorm(outputs), nn.ReLU()))
+            net.portable = True  # torch's operators alone: `fast` knows no such layer
         adam = torch.optim.Adam(net.parameters(), lr=float(2e-3 * 4 ** torch.rand(())))
         style, strength = window(library.styles, 1, SOURCE * 3 // 4), float(4 ** (2 * torch.rand(()) - 1))
         for _ in range(int(torch.randint(12, 80, ()))):
@@ -244,7 +246,7 @@ def errors(outs: list[Tensor], wants: list[Tensor], offsets: list[Tensor]) -> tu
     return error, energy, torch.stack(grams)
 
 
-def installed(student: TinyNet, offsets: list[Tensor]) -> TinyNet:
+def installed(student: FeatureNet, offsets: list[Tensor]) -> FeatureNet:
     """A frozen copy with VGG's mean put back into the heads, so that taps are VGG's own in a rotated frame and Gram matrices compare."""
     twin = copy.deepcopy(student).requires_grad_(False)
     for stage, offset in zip(twin.stages, offsets, strict=True):
@@ -252,7 +254,7 @@ def installed(student: TinyNet, offsets: list[Tensor]) -> TinyNet:
     return twin
 
 
-def scores(net: TinyNet, crops: Tensor, wants: list[Tensor], offsets: list[Tensor]) -> str:
+def scores(net: FeatureNet, crops: Tensor, wants: list[Tensor], offsets: list[Tensor]) -> str:
     """R2 and relative Gram error of each tap, as text; `net` has VGG's mean in its heads."""
     with torch.no_grad():
         outs = [torch.cat(tap) for tap in zip(*(net(part) for part in crops.split(CHUNK)), strict=True)]
@@ -261,50 +263,36 @@ def scores(net: TinyNet, crops: Tensor, wants: list[Tensor], offsets: list[Tenso
     return " ".join(f"{1 - float(e / v):.3f}" for e, v in zip(error, energy, strict=True)) + " gram " + " ".join(f"{g:.3f}" for g in grams)
 
 
-def main() -> None:
-    """Distil, and write the weights every 100 cycles and at the end."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--cycles", type=int, default=2400)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--start", type=Path, help="weights of an earlier run to go on from; adversaries and crops start anew")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(1 if options.start else 0)
-    library, judges = Library(options.data, "tiny-train"), Library(options.data, "base-train")
-    vgg = load_features("vgg16", str(options.data / "weights" / "vgg16_features_to_relu3.pth"))
-    student = tiny_network().requires_grad_(True)
-    first = plain(library, PLAIN)
-    ranks = [stage.head.out_channels for stage in student.stages]
-    teacher = Teacher(vgg, torch.cat([window(kind, FRAME // 2, CROP) for kind in (library.photos, library.styles)]), ranks)
-    offsets, labels = teacher.offsets, teacher(first)
-    with torch.no_grad():
-        if options.start:
-            given = {name: value.float() for name, value in params.load(options.start).items()}
-            student.load_state_dict(given | {"scales": torch.ones(3)})
-            fit_heads(student, first, labels)
-        else:
-            for name, value in student.named_parameters():
-                if name.endswith("bias"):
-                    value.zero_()
-                else:  # He et al. 2015
-                    value.normal_(0, math.sqrt((0.2 if "head" in name else 2) / value[0].numel()))
+def learn(
+    student: FeatureNet,
+    teacher: Teacher,
+    library: Library,
+    judges: Library,
+    plainly: tuple[Tensor, list[Tensor]],
+    options: argparse.Namespace,
+) -> None:
+    """Train a student of which each stage has a head, and write its weights every 100 cycles and at the end.
+
+    `plainly` are the first plain crops and their targets. Options: `cycles`, `rate`, `out`, `gram`, the weight of the Gram term, and
+    `alone`, the cycles on plain crops before adversaries begin.
+    """
+    offsets = teacher.offsets
     average = copy.deepcopy(student).requires_grad_(False)
     shadow = installed(average, offsets)
     rings = (Ring(PLAIN), Ring(PAINTED))
-    rings[0].add(first, labels)
+    rings[0].add(*plainly)
     with torch.random.fork_rng():
         held = plain(judges, JUDGES)
     goal = teacher(held)
     makers = [filters(library, shadow) for _ in range(4)] + [canvases(library, shadow) for _ in range(6)]
     adam = torch.optim.AdamW(student.parameters(), lr=options.rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, options.rate, total_steps=2 * options.cycles, pct_start=0.05, div_factor=10)
-    start, alone = time.time(), 0 if options.start else min(150, options.cycles // 10)
+    start, half = time.time(), has_fast_bf16(torch.device("cpu"))
+    print(f"at first: held R2 {scores(shadow, held, goal, offsets)}", flush=True)
     recent: dict[str, list[Tensor]] = {"filters": [], "canvases": []}
     for cycle in range(1, options.cycles + 1):
         kind = ("filters", "canvases", "filters", "plain")[cycle % 4]
-        if cycle > alone and kind != "plain":
+        if cycle > options.alone and kind != "plain":
             chosen = makers[cycle // 2 % 4] if kind == "filters" else makers[4 + cycle // 4 % 6]
             crops = next(chosen)
             wants = teacher(crops)
@@ -319,10 +307,12 @@ def main() -> None:
             parts = [ring.draw(n) for ring, n in zip(rings, (CHUNK // 2 - 1, CHUNK - CHUNK // 2 + 1), strict=True) if ring.count]
             pixels = torch.cat([part[0] for part in parts])
             wants = [torch.cat(tap) for tap in zip(*(part[1] for part in parts), strict=True)]
-            error, energy, grams = errors(student(pixels), wants, offsets)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                outs = student(pixels)
+            error, energy, grams = errors([out.float() for out in outs], wants, offsets)
             # Relative to each crop's own energy in part, so that the wildest pictures do not drown the others.
             loss = ((error / (0.5 + 0.5 * energy)).mean(1) * torch.tensor(WEIGHTS)).sum()
-            loss = loss + GRAM * min(1.0, cycle / (4 * alone + 1)) * (grams / (1 + grams)).mean(1).sum()
+            loss = loss + options.gram * min(1.0, cycle / (4 * options.alone + 1)) * (grams / (1 + grams)).mean(1).sum()
             adam.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -343,10 +333,49 @@ def main() -> None:
                     )
                     rows.clear()
             print(line, flush=True)
-            twin = tiny_network()
             weights = {name: value.half() for name, value in shadow.state_dict().items() if name != "scales"}
+            twin = copy.deepcopy(shadow)
             twin.load_state_dict({name: value.float() for name, value in weights.items()} | {"scales": twin.scales})
             params.save(weights | {"scales": calibrate(twin).scales}, options.out)
+
+
+def parse(words: str | None) -> argparse.ArgumentParser:
+    """The options that all recipes take."""
+    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--cycles", type=int, default=2400)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    return parser
+
+
+def main() -> None:
+    """Distil the network that ships, from nothing or from weights."""
+    parser = parse(__doc__)
+    parser.add_argument("--start", type=Path, help="weights of an earlier run to go on from; adversaries and crops start anew")
+    options = parser.parse_args()
+    options.gram, options.alone = GRAM, 0 if options.start else min(150, options.cycles // 10)
+    torch.set_num_threads(1)
+    torch.manual_seed(1 if options.start else 0)
+    library, judges = Library(options.data, "tiny-train"), Library(options.data, "base-train")
+    vgg = load_features("vgg16", str(options.data / "weights" / "vgg16_features_to_relu3.pth"))
+    student = tiny_network().requires_grad_(True)
+    first = plain(library, PLAIN)
+    ranks = [stage.head.out_channels for stage in student.stages]
+    teacher = Teacher(vgg, torch.cat([window(kind, FRAME // 2, CROP) for kind in (library.photos, library.styles)]), ranks)
+    labels = teacher(first)
+    with torch.no_grad():
+        if options.start:
+            given = {name: value.float() for name, value in params.load(options.start).items()}
+            student.load_state_dict(given | {"scales": torch.ones(3)})
+            fit_heads(student, first, labels)
+        else:
+            for name, value in student.named_parameters():
+                if name.endswith("bias"):
+                    value.zero_()
+                else:  # He et al. 2015
+                    value.normal_(0, math.sqrt((0.2 if "head" in name else 2) / value[0].numel()))
+    learn(student, teacher, library, judges, (first, labels), options)
 
 
 def fit_heads(student: TinyNet, crops: Tensor, targets: list[Tensor]) -> None:
