@@ -146,6 +146,23 @@ def test_the_distillation_writes_weights_of_the_tiny_network(tmp_path, monkeypat
     assert [tuple(tap.shape) for tap in net(torch.rand(1, 3, 32, 48))] == [(1, 48, 16, 24), (1, 64, 8, 12), (1, 96, 4, 6)]
 
 
+def test_a_base_is_taught_to_read_another_network(tmp_path, monkeypatch, research, predictive, capsys):
+    module = script(SIMULATION / "base" / "reread.py")
+    for name, value in {"PAINTED": 1, "VARIANTS": 8, "SIDE": 96, "STEPS": 200, "SPLITS": tmp_path / "splits.toml"}.items():
+        monkeypatch.setattr(module, name, value)
+    candidate = module.pruned.pruned_network((4,) * 7)
+    params.save({name: value.half() for name, value in candidate.state_dict().items()}, tmp_path / "candidate.safetensors")
+    predictive.save(tmp_path / "base", half=True)
+    files = ("--data", research, "--base", tmp_path / "base", "--tiny", tmp_path / "candidate.safetensors", "--out", tmp_path / "new")
+    call(module, monkeypatch, *files)
+    learned = float(capsys.readouterr().out.partition("styles: ")[2].split()[0])
+    assert learned > 0.5  # of a predictor with random weights, and a network with as random ones
+    made = Base.load(tmp_path / "new")
+    assert made.record["predictor"]["of_base"] == predictive.sha256
+    own = [name for name in predictive.weights if not name.startswith("predictor.")]
+    assert all(torch.equal(made.weights[name], predictive.weights[name]) for name in own)
+
+
 def test_heads_are_fitted_by_least_squares():
     # Targets that are a known 1x1 convolution of the stages' own output are found again.
     module, net = script(SIMULATION / "tiny" / "distil.py"), tiny_network()
