@@ -12,12 +12,16 @@ import torch
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 products are fast on this device; without hardware support they are hundreds of times slower than fp32."""
+    """Whether bfloat16 products are fast on this device; without hardware support they are hundreds of times slower than fp32.
+
+    On a CPU they also take oneDNN, which torch for macOS comes without.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         able: Mapping[str, object] = torch.cpu.get_capabilities()
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
+        there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        return there and bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
     return False
 
 

@@ -30,7 +30,7 @@ class PrunedStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, channels, H, W); the head is applied by the network."""
         for conv in self.body:
-            x = F.relu(conv(x))
+            x = F.relu_(conv(x))
         return x
 
 
