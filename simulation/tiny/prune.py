@@ -1,6 +1,6 @@
 """Prune VGG-16 to a few channels in closed form, and train what is left: a candidate for the next version of `tiny`.
 
-python simulation/tiny/prune.py --data DIR --out candidate.safetensors [--plan 16 16 32 48 80 80 80] [--cycles 1500]
+python simulation/tiny/prune.py --data DIR --out candidate.safetensors [--plan 16 16 32 48 80 80 80] [--cycles 2000]
 
 Layer by layer (after Zhang et al. 2016, "Accelerating very deep convolutional networks", and He, Zhang and Sun 2017, "Channel pruning"):
 the channels that are kept are those from which all of the layer's are predicted best, and their weights are the least-squares fit of VGG's
@@ -121,7 +121,7 @@ def _places(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def main() -> None:
     """Prune, train, and write the weights."""
     parser = parse(__doc__)
-    parser.set_defaults(cycles=1500, rate=3e-4, gram=GRAM, alone=0)
+    parser.set_defaults(cycles=2000, rate=1e-3, gram=GRAM, alone=0)
     parser.add_argument("--plan", type=int, nargs=7, default=PLAN, metavar="CHANNELS", help="channels of the seven convolutions")
     options = parser.parse_args()
     torch.set_num_threads(1)
