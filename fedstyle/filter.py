@@ -102,8 +102,8 @@ class Filter:
     def stylise(self, x: Tensor) -> Tensor:
         """Stylise a batch (N, 3, H, W) of RGB in [0, 1]; any H and W, padded to multiples of 4, at least 8, and cut again.
 
-        On processors with instructions for bfloat16 pictures of up to LARGE pixels are computed in that, which moves most pixels by less than a
-        level of 255 (45 dB and better in `benchmarks/stylize.py`); larger ones are not, nor are tiles, so that both are the same.
+        On processors with instructions for bfloat16 pictures of up to LARGE pixels are computed in that, which moves most pixels by less
+        than a level of 255 (45 dB and better in `benchmarks/stylize.py`); larger ones are not, nor are tiles, so that both are the same.
         """
         height, width = x.shape[-2:]
         margin = (0, max(-width % STRIDE, SMALLEST - width), 0, max(-height % STRIDE, SMALLEST - height))
