@@ -20,7 +20,7 @@ def has_fast_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         able: Mapping[str, object] = torch.cpu.get_capabilities()
-        there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # it has no types
         return there and bool(able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16"))
     return False
 

@@ -92,9 +92,13 @@ class Predictor(nn.Module):
         self.hidden = nn.Linear(code, HIDDEN)
         self.out = nn.Linear(HIDDEN, norms)
 
+    def read(self, code: Tensor) -> Tensor:
+        """A code as the first layer sees it: mean 0 and deviation 1 over painted styles, cut off at LARGEST."""
+        return ((code - self.centre) / self.spread).clamp(-LARGEST, LARGEST)
+
     def forward(self, code: Tensor) -> Tensor:
         """The offsets."""
-        offsets: Tensor = self.out(torch.tanh(self.hidden(((code - self.centre) / self.spread).clamp(-LARGEST, LARGEST))))
+        offsets: Tensor = self.out(torch.tanh(self.hidden(self.read(code))))
         return offsets
 
 

@@ -26,10 +26,11 @@ from fedstyle import Base
 from fedstyle.paint import paint
 from fedstyle.params import fingerprint
 from fedstyle.perceptual import FeatureNet, load_features
-from fedstyle.prediction import LARGEST, PREFIX, Predictor, look_at, new_predictor, variants
+from fedstyle.prediction import PREFIX, PredictiveNet, Predictor, look_at, new_predictor, variants
 
 sys.path.append(str(Path(__file__).parents[1] / "tiny"))
 import pruned
+from prune import least_squares
 
 SPLITS = Path(__file__).parents[1] / "splits.toml"
 PAINTED, VARIANTS, SIDE, STEPS = 4, 60, 256, 3000
@@ -54,28 +55,19 @@ def codes(nets: Sequence[FeatureNet], styles: Sequence[Tensor], count: int) -> l
     return [torch.stack([look_at(net, one).code for one in seen]) for net in nets]
 
 
-def predictor(weights: dict[str, Tensor]) -> Predictor:
-    """The predictor among a base's weights."""
-    own = {name.removeprefix(PREFIX): value.float() for name, value in weights.items() if name.startswith(PREFIX)}
-    found = Predictor(own["centre"].numel(), own["out.bias"].numel())
-    found.load_state_dict(own)
-    return found
-
-
-def read(one: Predictor, code: Tensor) -> Tensor:
-    """A code as the first layer sees it."""
-    return ((code - one.centre) / one.spread).clamp(-LARGEST, LARGEST)
+def predictor(base: Base) -> Predictor:
+    """The predictor of a base that has one."""
+    net = base.net()
+    assert isinstance(net, PredictiveNet)
+    return net.predictor
 
 
 def refit(old: Predictor, new: Predictor, theirs: Tensor, ours: Tensor) -> None:
     """Teach `new` on our codes what `old` says of theirs, row by row."""
     with torch.no_grad():
-        x = torch.cat([read(new, ours), torch.ones(len(ours), 1)], 1).double()
-        square = x.T @ x
-        square += 1e-2 * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype)
-        fit = torch.linalg.solve(square, x.T @ old.hidden(read(old, theirs)).double()).float()
-        new.hidden.weight.copy_(fit[:-1].T)
-        new.hidden.bias.copy_(fit[-1])
+        weight, bias = least_squares(new.read(ours), old.hidden(old.read(theirs)), ridge=1e-2)
+        new.hidden.weight.copy_(weight)
+        new.hidden.bias.copy_(bias)
         new.out.load_state_dict(old.out.state_dict())
         wanted = old(theirs)
     adam = torch.optim.AdamW([*new.hidden.parameters(), *new.out.parameters()], lr=1e-3, weight_decay=1e-2)
@@ -107,15 +99,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     base, nets = Base.load(options.base), (load_features("tiny"), pruned.load(options.tiny))
-    old = predictor(dict(base.weights))
-    new = predictor(new_predictor(base.net(), nets[1], 0))
+    old = predictor(base)
+    new = predictor(dataclasses.replace(base, weights={**base.weights, **new_predictor(base.net(), nets[1], 0)}))
     theirs, ours = codes(nets, pictures(options.data, "base-train"), VARIANTS)
     refit(old, new, theirs, ours)
     held = codes(nets, pictures(options.data, "tiny-train"), 4)
     print(
         f"of the norms' variance over styles: {share(old, new, theirs, ours):.3f} where it learned, {share(old, new, *held):.3f} on others"
     )
-    weights = dict(base.weights) | {f"{PREFIX}{name}": value.detach() for name, value in new.named_parameters()}
+    weights = {**base.weights, **{f"{PREFIX}{name}": value.detach() for name, value in new.named_parameters()}}
     record = {**base.record, "predictor": {"of_base": base.sha256, "reads": fingerprint(nets[1].state_dict())}}
     dataclasses.replace(base, weights=weights, record=record).halved().save(options.out, half=True)
 

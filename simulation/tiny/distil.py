@@ -175,6 +175,11 @@ def descend(adam: torch.optim.Optimizer, objective: Objective, y: Tensor, photos
     adam.step()
 
 
+def rows(tap: Tensor) -> Tensor:
+    """(N, C, H, W) as (N H W, C)."""
+    return tap.permute(0, 2, 3, 1).flatten(0, 2)
+
+
 class Teacher:
     """VGG-16's taps, average-pooled by 2, centred, in the frame of their principal directions, of total variance 1 on plain crops."""
 
@@ -184,7 +189,7 @@ class Teacher:
         self.offsets: list[Tensor] = []
         self.means: list[Tensor] = []
         for index, rank in enumerate(ranks):
-            flat = torch.cat([self._pooled(part)[index].permute(0, 2, 3, 1).flatten(0, 2) for part in crops.split(CHUNK)]).double()
+            flat = torch.cat([rows(self._pooled(part)[index]) for part in crops.split(CHUNK)]).double()
             mean, moment = flat.mean(0), flat.T @ flat / len(flat)
             total = moment.trace() - mean @ mean
             _, vectors = torch.linalg.eigh(moment)  # of the second moment, not of the variance: Gram matrices hold the mean too
@@ -386,8 +391,8 @@ def fit_heads(student: TinyNet, crops: Tensor, targets: list[Tensor]) -> None:
             x = crops[start : start + CHUNK]
             for index, stage in enumerate(student.stages):
                 x = stage(x)
-                ones = torch.cat([x, torch.ones_like(x[:, :1])], 1).permute(0, 2, 3, 1).flatten(0, 2).double()
-                want = targets[index][start : start + CHUNK].permute(0, 2, 3, 1).flatten(0, 2).double()
+                ones = rows(torch.cat([x, torch.ones_like(x[:, :1])], 1)).double()
+                want = rows(targets[index][start : start + CHUNK]).double()
                 sums[index] = (sums[index][0] + ones.T @ ones, sums[index][1] + ones.T @ want)
         for stage, (square, product) in zip(student.stages, sums, strict=True):
             ridge = 1e-6 * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype)

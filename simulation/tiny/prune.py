@@ -10,10 +10,8 @@ little variance, of which Gram matrices are made; so the heads are moved until t
 
 from __future__ import annotations
 
-import math
-
 import torch
-from distil import CROP, FRAME, PLAIN, Library, Teacher, learn, parse, plain, window
+from distil import CROP, FRAME, PLAIN, Library, Teacher, learn, parse, plain, rows, window
 from pruned import PrunedNet, pruned_network
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,11 +43,11 @@ def keep(moment: Tensor, weight: Tensor, count: int) -> list[int]:
     return kept
 
 
-def least_squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (outputs, inputs) and bias of the best linear map from rows of `x` to rows of `y`."""
+def least_squares(x: Tensor, y: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
+    """Weights (outputs, inputs) and bias of the best linear map from rows of `x` to rows of `y`; `ridge` is of the mean diagonal."""
     x = torch.cat([x, torch.ones_like(x[:, :1])], 1).double()
     square = x.T @ x
-    square += RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype)
+    square += ridge * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype)
     fit = torch.linalg.solve(square, x.T @ y.double()).float()
     return fit[:-1].T, fit[-1]
 
@@ -72,11 +70,6 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
     return vectors @ torch.diag(values.clamp_min(1e-9 * float(values.max())) ** exponent) @ vectors.T
 
 
-def rows(tap: Tensor) -> Tensor:
-    """(N, C, H, W) as (N H W, C)."""
-    return tap.permute(0, 2, 3, 1).flatten(0, 2)
-
-
 @torch.no_grad()
 def prune(vgg: FeatureNet, student: PrunedNet, crops: Tensor, targets: list[Tensor]) -> None:
     """Set a student's weights in closed form, on crops (N, 3, S, S) in [0, 1] and the teacher's targets of them.
@@ -84,7 +77,7 @@ def prune(vgg: FeatureNet, student: PrunedNet, crops: Tensor, targets: list[Tens
     Channels come out at a root mean square of 1, VGG's being of hundreds: Adam's steps then fit all layers.
     """
     layers = [[layer for layer in stage.children() if isinstance(layer, nn.Conv2d)] for stage in vgg.stages]
-    after = [*(conv.weight.square().sum((0, 2, 3)) for convs in layers for conv in convs)][1:]  # what the next layer makes of a channel
+    after = [conv.weight.square().sum((0, 2, 3)) for convs in layers for conv in convs][1:]  # what the next layer makes of a channel
     theirs, ours = vgg.stages[0][0](crops), 2 * crops - 1  # VGG's own normalisation
     for stage, convs, target in zip(student.stages, layers, targets, strict=True):
         for conv, small in zip(convs, stage.body, strict=True):
@@ -130,7 +123,7 @@ def main() -> None:
     vgg = load_features("vgg16", str(options.data / "weights" / "vgg16_features_to_relu3.pth"))
     student = pruned_network(options.plan)
     ranks = [stage.head.out_channels for stage in student.stages]
-    teacher = Teacher(vgg, torch.cat([window(kind, math.ceil(FRAME / 2), CROP) for kind in (library.photos, library.styles)]), ranks)
+    teacher = Teacher(vgg, torch.cat([window(kind, FRAME // 2, CROP) for kind in (library.photos, library.styles)]), ranks)
     first = plain(library, PLAIN)
     labels = teacher(first)
     prune(vgg, student, first[:FITTED], [label[:FITTED] for label in labels])
