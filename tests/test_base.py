@@ -176,7 +176,7 @@ def test_a_carried_base_is_whole(arch):
     assert (base.arch, base.net().width) == (arch, WIDTH[arch])
     assert base.predicts
     assert {value.dtype for value in params.load(SHIPPED / arch / "base.safetensors").values()} == {torch.float16}
-    assert base.record.keys() - {"mean_of_last"} == {"strategy", "seed", "stages", "personal"}
+    assert base.record.keys() - {"mean_of_last", "predictor"} == {"strategy", "seed", "stages", "personal"}
     assert base.record.get("mean_of_last", 1) <= len(base.record["stages"])
     assert all(stage.keys() == {"method", "rounds", "cohort", "crops", "features"} for stage in base.record["stages"])
     Training.for_base(base.record)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fedstyle.perceptual import FeatureNet
+from fedstyle.perceptual import FeatureNet, tiny_network
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_a_network_that_keeps_every_channel_is_found_again(prune):
     crops = torch.rand(40, 3, 24, 24, generator=generator)
     frames = [draw(size, rank, seed=rank) for size, rank in zip((4, 5, 6), (48, 64, 96), strict=True)]
     targets = [torch.einsum("nchw,cr->nrhw", F.avg_pool2d(tap, 2), frame) for tap, frame in zip(teacher(crops), frames, strict=True)]
-    student = prune.pruned_network(plan).requires_grad_(False)
+    student = tiny_network(plan).requires_grad_(False)
     torch.manual_seed(0)
     prune.prune(teacher, student, crops, targets)
     for found, target in zip(student(crops), targets, strict=True):

@@ -97,37 +97,39 @@ def vgg_layers(net: FeatureNet) -> list[nn.Module]:
 
 
 class TinyStage(nn.Module):
-    """Convolutions of which the first halves the size; a 1x1 head reads VGG's tap off them."""
+    """VGG-16's convolutions up to a tap, with few channels; a 1x1 head reads VGG's tap off them, pooled by 2."""
 
-    def __init__(self, inputs: int, channels: int, rank: int, kernel: int, depth: int) -> None:
+    def __init__(self, channels: Sequence[int], rank: int) -> None:
         super().__init__()
-        first = nn.Conv2d(inputs, channels, kernel, stride=2, padding=1)
-        self.body = nn.ModuleList([first, *(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth - 1))])
-        self.head = nn.Conv2d(channels, rank, 1)
+        self.body = nn.ModuleList(nn.Conv2d(inputs, outputs, 3, padding=1) for inputs, outputs in itertools.pairwise(channels))
+        self.head = nn.Conv2d(channels[-1], rank, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, channels, H/2, W/2); the head is applied by the network."""
+        """(N, inputs, H, W) to (N, channels, H, W); the head is applied by the network."""
         for conv in self.body:
             x = F.relu_(conv(x))
         return x
 
 
 class TinyNet(FeatureNet):
-    """The embedded network: each stage's head gives VGG-16's tap in a rotated frame of lower rank, at half its resolution."""
+    """The embedded network: VGG-16 pruned to few channels; each head gives VGG's tap in a rotated frame of lower rank, at half its size."""
 
     def forward(self, x: Tensor, depth: int = 3) -> list[Tensor]:
         """The first `depth` taps of a batch of images."""
-        taps = []
-        x = x.contiguous(memory_format=torch.channels_last)  # a sixth faster on a CPU: convolutions need no repacking
+        taps: list[Tensor] = []
+        x = (2 * x - 1).contiguous(memory_format=torch.channels_last)  # a sixth faster on a CPU: convolutions need no repacking
         for stage, scale in zip(self.stages[:depth], self.scales, strict=False):
             assert isinstance(stage, TinyStage)
-            x = stage(x)
-            taps.append(stage.head(x) * scale)
+            x = stage(F.max_pool2d(x, 2) if taps else x)
+            taps.append(stage.head(F.avg_pool2d(x, 2)) * scale)
         return taps
 
 
-def tiny_network() -> TinyNet:
-    """The network `tiny` without its weights: 32, 64 and 128 channels; 48, 64 and 96 principal directions of VGG-16's taps."""
-    plan = ((3, 32, 48, 4, 2), (32, 64, 64, 3, 3), (64, 128, 96, 3, 3))
-    net = TinyNet("tiny", [TinyStage(*stage) for stage in plan])
-    return net.to(memory_format=torch.channels_last)
+_TINY_CHANNELS, _TINY_DEPTHS, _TINY_RANKS = (16, 16, 32, 48, 64, 48, 96), (2, 2, 3), (48, 64, 96)
+
+
+def tiny_network(channels: Sequence[int] = _TINY_CHANNELS) -> TinyNet:
+    """The network `tiny` without its weights: seven convolutions, of which 48, 64 and 96 principal directions of VGG-16's taps are read."""
+    plan, ends = (3, *channels), (0, *itertools.accumulate(_TINY_DEPTHS))
+    stages = [TinyStage(plan[a : b + 1], rank) for (a, b), rank in zip(itertools.pairwise(ends), _TINY_RANKS, strict=True)]
+    return TinyNet("tiny", stages).to(memory_format=torch.channels_last)

@@ -66,10 +66,16 @@ def prepare(data: Path, folder: Path, file: Path, devices: int) -> list[str]:
     return [f'data.photos="{(folder / "photos").absolute()}"', f"data.styles=[{listed}]", "data.holdout=0"]
 
 
-def stages(file: Path, arch: str) -> list[list[str]]:
-    """The overrides of each stage of an architecture, in their order."""
+def stages(file: Path, arch: str) -> list[tuple[int, list[str]]]:
+    """The stages of an architecture, in their order: of how many stages before it each begins from the mean, and its overrides."""
     found = tomllib.loads(file.read_text())[arch]
-    return [[f"{table}.{key}={json.dumps(value)}" for table, keys in stage.items() for key, value in keys.items()] for stage in found]
+    return [
+        (
+            stage.pop("begins_from_mean_of", 1),
+            [f"{table}.{key}={json.dumps(value)}" for table, keys in stage.items() for key, value in keys.items()],
+        )
+        for stage in found
+    ]
 
 
 def facts(config: Config) -> dict[str, Any]:
@@ -108,15 +114,17 @@ def main() -> None:
     overrides = [*prepare(options.data, options.out / "population", options.splits, options.devices), f'net.arch="{options.arch}"']
     learned: list[dict[str, Any]] = []
     averaged = tomllib.loads((HERE / "stages.toml").read_text())["mean"][options.arch]
-    for number, stage in enumerate(stages(HERE / "stages.toml", options.arch)[: options.stages or None], 1):
+    for number, (before, stage) in enumerate(stages(HERE / "stages.toml", options.arch)[: options.stages or None], 1):
         folder = options.out / f"stage-{number}"
         config = Config.load(HERE / "base.toml", [*overrides, *stage, *options.set])
         if config.loss.features.startswith("vgg") and not config.loss.weights:
             file = (options.data / "weights" / f"{config.loss.features}_features_to_relu3.pth").absolute()
             config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, weights=str(file)))
         if number > 1:
-            start = str((options.out / f"stage-{number - 1}" / "base").absolute())
-            config = dataclasses.replace(config, net=dataclasses.replace(config.net, base=start, width=0))
+            start = options.out / f"stage-{number - 1}" / "base"
+            if before > 1 and not (start := options.out / f"start-{number}").exists():
+                mean([Base.load(options.out / f"stage-{number - one}" / "base") for one in range(before, 0, -1)]).save(start)
+            config = dataclasses.replace(config, net=dataclasses.replace(config.net, base=str(start.absolute()), width=0))
         if not (folder / "summary.json").exists():
             simulate(config, folder, resume=(folder / "config.toml").exists(), watch=functools.partial(_tell, number))
         learned.append(facts(config))

@@ -29,8 +29,7 @@ from fedstyle.perceptual import FeatureNet, load_features
 from fedstyle.prediction import PREFIX, PredictiveNet, Predictor, look_at, new_predictor, variants
 
 sys.path.append(str(Path(__file__).parents[1] / "tiny"))
-import pruned
-from prune import least_squares
+import prune
 
 SPLITS = Path(__file__).parents[1] / "splits.toml"
 PAINTED, VARIANTS, SIDE, STEPS = 4, 60, 256, 3000
@@ -65,7 +64,7 @@ def predictor(base: Base) -> Predictor:
 def refit(old: Predictor, new: Predictor, theirs: Tensor, ours: Tensor) -> None:
     """Teach `new` on our codes what `old` says of theirs, row by row."""
     with torch.no_grad():
-        weight, bias = least_squares(new.read(ours), old.hidden(old.read(theirs)), ridge=1e-2)
+        weight, bias = prune.least_squares(new.read(ours), old.hidden(old.read(theirs)), ridge=1e-2)
         new.hidden.weight.copy_(weight)
         new.hidden.bias.copy_(bias)
         new.out.load_state_dict(old.out.state_dict())
@@ -98,7 +97,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.manual_seed(0)
-    base, nets = Base.load(options.base), (load_features("tiny"), pruned.load(options.tiny))
+    base, nets = Base.load(options.base), (load_features("tiny"), prune.load(options.tiny))
     old = predictor(base)
     new = predictor(dataclasses.replace(base, weights={**base.weights, **new_predictor(base.net(), nets[1], 0)}))
     theirs, ours = codes(nets, pictures(options.data, "base-train"), VARIANTS)

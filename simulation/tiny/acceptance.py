@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pruned
+import prune
 import torch
 from torch import Tensor, nn
 
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--base", type=Path, help="a base's folder: races of 50 iterations on VGG-16 start from it, too")
-    parser.add_argument("--tiny", type=Path, help="a candidate's weights, as prune.py writes them, in the place of the network that ships")
+    parser.add_argument("--tiny", type=Path, help="weights that prune.py wrote, in the place of those that ship")
     parser.add_argument("--arch", default="cnnLite")
     parser.add_argument("--width", type=int, help="the transform net's channels, for quick looks")
     parser.add_argument("--styles", type=int, default=13, help="how many unseen styles")
@@ -211,7 +211,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     weights = options.data / "weights"
     nets = {name: load_features(name, str(weights / f"{name}_features_to_relu3.pth")) for name in ("vgg16", "vgg19")}
-    nets["tiny"] = pruned.load(options.tiny) if options.tiny else load_features("tiny")
+    nets["tiny"] = prune.load(options.tiny) if options.tiny else load_features("tiny")
     training = Training(size=options.size, batch=options.batch, device="cpu")
     starts = {"scratch": None} | ({"base": Base.load(options.base)} if options.base else {})
     file = options.out / "races.jsonl"

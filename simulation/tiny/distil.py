@@ -1,17 +1,13 @@
-"""Distil VGG-16's first three taps into the embedded feature network `tiny`.
+"""What teaches a small feature network VGG-16's taps: crops of one split, adversaries, the teacher's targets, and the loop.
 
-python simulation/tiny/distil.py --data DIR --out tiny.safetensors [--cycles 2400] [--start FILE]
-
-DIR holds photos/, styles/ and weights/; splits.toml says which of the pictures may be used. The student learns from pictures that are made
-as it goes, also by adversaries that train against it (after DAgger, Ross et al. 2011), for a filter finds whatever its features do not see.
-A cycle makes four new crops, lets VGG-16 label them, and takes two steps on crops drawn from the last few thousand.
+The student learns from pictures that are made as it goes, also by adversaries that train against it (after DAgger, Ross et al. 2011), for a
+filter finds whatever its features do not see. A cycle makes four new crops, lets VGG-16 label them, and takes two steps on crops drawn from
+the last few thousand. `prune.py` gives it its first weights and is what runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import math
 import time
 import tomllib
 from collections.abc import Iterator
@@ -27,7 +23,7 @@ from fedstyle.demo import demo_photos
 from fedstyle.hardware import has_fast_bf16
 from fedstyle.net import InstanceNorm, TransformNet, initialise
 from fedstyle.paint import PAINTERS, paint
-from fedstyle.perceptual import FeatureNet, Objective, TinyNet, calibrate, gram, load_features, tiny_network
+from fedstyle.perceptual import FeatureNet, Objective, calibrate, gram
 from fedstyle.photos import Photos
 
 SPLITS = Path(__file__).parents[1] / "splits.toml"
@@ -37,8 +33,8 @@ SOURCES, FRAME, JUDGES = 300, 300, 96
 """Pictures of each kind that crops are cut from, crops that set VGG's principal directions, and crops that only judge."""
 PLAIN, PAINTED = 900, 1600
 """Labelled crops that are kept: photos and styles, and what adversaries made."""
-WEIGHTS, GRAM = (1.0, 2.0, 1.5), 3.0
-"""Weights of the taps' squared errors, and of the Gram term."""
+WEIGHTS = (1.0, 2.0, 1.5)
+"""Of the taps' squared errors. The relative Gram errors' is 1: pruning has brought them near already, and 3 was no better."""
 
 
 class Library:
@@ -274,12 +270,13 @@ def learn(
     library: Library,
     judges: Library,
     plainly: tuple[Tensor, list[Tensor]],
-    options: argparse.Namespace,
+    cycles: int,
+    rate: float,
+    out: Path,
 ) -> None:
-    """Train a student of which each stage has a head, and write its weights every 100 cycles and at the end.
+    """Train a student of which each stage has a head, and write its weights to `out` every 100 cycles and at the end.
 
-    `plainly` are the first plain crops and their targets. Options: `cycles`, `rate`, `out`, `gram`, the weight of the Gram term, and
-    `alone`, the cycles on plain crops before adversaries begin.
+    `plainly` are the first plain crops and their targets.
     """
     offsets = teacher.offsets
     average = copy.deepcopy(student).requires_grad_(False)
@@ -290,14 +287,14 @@ def learn(
         held = plain(judges, JUDGES)
     goal = teacher(held)
     makers = [filters(library, shadow) for _ in range(4)] + [canvases(library, shadow) for _ in range(6)]
-    adam = torch.optim.AdamW(student.parameters(), lr=options.rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, options.rate, total_steps=2 * options.cycles, pct_start=0.05, div_factor=10)
+    adam = torch.optim.AdamW(student.parameters(), lr=rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, rate, total_steps=2 * cycles, pct_start=0.05, div_factor=10)
     start, half = time.time(), has_fast_bf16(torch.device("cpu"))
     print(f"at first: held R2 {scores(shadow, held, goal, offsets)}", flush=True)
     recent: dict[str, list[Tensor]] = {"filters": [], "canvases": []}
-    for cycle in range(1, options.cycles + 1):
+    for cycle in range(1, cycles + 1):
         kind = ("filters", "canvases", "filters", "plain")[cycle % 4]
-        if cycle > options.alone and kind != "plain":
+        if kind != "plain":
             chosen = makers[cycle // 2 % 4] if kind == "filters" else makers[4 + cycle // 4 % 6]
             crops = next(chosen)
             wants = teacher(crops)
@@ -305,7 +302,7 @@ def learn(
             with torch.no_grad():
                 centred = [out - offset[:, None, None] for out, offset in zip(shadow(crops), offsets, strict=True)]
                 recent[kind].append(torch.stack(errors(centred, [w.float() for w in wants], offsets)).mean(2))
-        elif kind == "plain":
+        else:
             crops = plain(library, 4)
             rings[0].add(crops, teacher(crops))
         for _ in range(2):
@@ -317,7 +314,7 @@ def learn(
             error, energy, grams = errors([out.float() for out in outs], wants, offsets)
             # Relative to each crop's own energy in part, so that the wildest pictures do not drown the others.
             loss = ((error / (0.5 + 0.5 * energy)).mean(1) * torch.tensor(WEIGHTS)).sum()
-            loss = loss + options.gram * min(1.0, cycle / (4 * options.alone + 1)) * (grams / (1 + grams)).mean(1).sum()
+            loss = loss + (grams / (1 + grams)).mean(1).sum()
             adam.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -328,7 +325,7 @@ def learn(
                     mean.lerp_(value, 1 - min(0.998, 1 - 1 / (cycle + 1)))
         for kept, value in zip(shadow.parameters(), installed(average, offsets).parameters(), strict=True):
             kept.copy_(value)
-        if cycle % 100 == 0 or cycle == options.cycles:
+        if cycle % 100 == 0 or cycle == cycles:
             line = f"cycle {cycle}, {time.time() - start:.0f} s: held R2 {scores(shadow, held, goal, offsets)}"
             for name, rows in recent.items():
                 if rows:
@@ -341,65 +338,4 @@ def learn(
             weights = {name: value.half() for name, value in shadow.state_dict().items() if name != "scales"}
             twin = copy.deepcopy(shadow)
             twin.load_state_dict({name: value.float() for name, value in weights.items()} | {"scales": twin.scales})
-            params.save(weights | {"scales": calibrate(twin).scales}, options.out)
-
-
-def parse(words: str | None) -> argparse.ArgumentParser:
-    """The options that all recipes take."""
-    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--cycles", type=int, default=2400)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    return parser
-
-
-def main() -> None:
-    """Distil the network that ships, from nothing or from weights."""
-    parser = parse(__doc__)
-    parser.add_argument("--start", type=Path, help="weights of an earlier run to go on from; adversaries and crops start anew")
-    options = parser.parse_args()
-    options.gram, options.alone = GRAM, 0 if options.start else min(150, options.cycles // 10)
-    torch.set_num_threads(1)
-    torch.manual_seed(1 if options.start else 0)
-    library, judges = Library(options.data, "tiny-train"), Library(options.data, "base-train")
-    vgg = load_features("vgg16", str(options.data / "weights" / "vgg16_features_to_relu3.pth"))
-    student = tiny_network().requires_grad_(True)
-    first = plain(library, PLAIN)
-    ranks = [stage.head.out_channels for stage in student.stages]
-    teacher = Teacher(vgg, torch.cat([window(kind, FRAME // 2, CROP) for kind in (library.photos, library.styles)]), ranks)
-    labels = teacher(first)
-    with torch.no_grad():
-        if options.start:
-            given = {name: value.float() for name, value in params.load(options.start).items()}
-            student.load_state_dict(given | {"scales": torch.ones(3)})
-            fit_heads(student, first, labels)
-        else:
-            for name, value in student.named_parameters():
-                if name.endswith("bias"):
-                    value.zero_()
-                else:  # He et al. 2015
-                    value.normal_(0, math.sqrt((0.2 if "head" in name else 2) / value[0].numel()))
-    learn(student, teacher, library, judges, (first, labels), options)
-
-
-def fit_heads(student: TinyNet, crops: Tensor, targets: list[Tensor]) -> None:
-    """Set the 1x1 heads to the least-squares fit of the targets, so that weights of any earlier run, in any frame, may be gone on from."""
-    sums: list[tuple[Tensor, Tensor]] = [(torch.zeros(()), torch.zeros(()))] * len(targets)
-    with torch.no_grad():
-        for start in range(0, len(crops), CHUNK):
-            x = crops[start : start + CHUNK]
-            for index, stage in enumerate(student.stages):
-                x = stage(x)
-                ones = rows(torch.cat([x, torch.ones_like(x[:, :1])], 1)).double()
-                want = rows(targets[index][start : start + CHUNK]).double()
-                sums[index] = (sums[index][0] + ones.T @ ones, sums[index][1] + ones.T @ want)
-        for stage, (square, product) in zip(student.stages, sums, strict=True):
-            ridge = 1e-6 * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype)
-            fit = torch.linalg.solve(square + ridge, product).float()
-            stage.head.weight.copy_(fit[:-1].T[..., None, None])
-            stage.head.bias.copy_(fit[-1])
-
-
-if __name__ == "__main__":
-    main()
+            params.save(weights | {"scales": calibrate(twin).scales}, out)

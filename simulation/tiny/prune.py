@@ -1,29 +1,31 @@
-"""Prune VGG-16 to a few channels in closed form, and train what is left: a candidate for the next version of `tiny`.
+"""Make the embedded feature network `tiny`: prune VGG-16 to a few channels in closed form, and train what is left.
 
-python simulation/tiny/prune.py --data DIR --out candidate.safetensors [--plan 16 16 32 48 80 80 80] [--cycles 2000]
+python simulation/tiny/prune.py --data DIR --out tiny.safetensors [--channels 16 16 32 48 64 48 96] [--cycles 2400]
+
+DIR holds photos/, styles/ and weights/; splits.toml says which of the pictures may be used.
 
 Layer by layer (after Zhang et al. 2016, "Accelerating very deep convolutional networks", and He, Zhang and Sun 2017, "Channel pruning"):
 the channels that are kept are those from which all of the layer's are predicted best, and their weights are the least-squares fit of VGG's
-own values before the ReLU, from what the pruned layers before give. That takes a minute and no gradient. A least-squares fit predicts too
-little variance, of which Gram matrices are made; so the heads are moved until their second moments are VGG's. Then `distil.learn` goes on.
+own values before the ReLU, from what the pruned layers before give. That takes two minutes and no gradient. A least-squares fit predicts
+too little variance, of which Gram matrices are made; so the heads are moved until their second moments are VGG's. Then `distil.learn` goes
+on.
 """
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import torch
-from distil import CROP, FRAME, PLAIN, Library, Teacher, learn, parse, plain, rows, window
-from pruned import PrunedNet, pruned_network
+from distil import CROP, FRAME, PLAIN, Library, Teacher, learn, plain, rows, window
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedstyle.perceptual import FeatureNet, load_features
+from fedstyle import params
+from fedstyle.perceptual import FeatureNet, TinyNet, load_features, tiny_network
 
-PLAN = (16, 16, 32, 48, 80, 80, 80)
-"""Channels: multiples of 16, which is what vector units take at once."""
 FITTED, PLACES = 300, 600
 """Crops for the closed form, and places of each that a fit sees."""
-GRAM = 1.0
-"""Weight of the Gram term, whose matrices the closed form has brought near already."""
 RIDGE = 1e-5
 """Of the mean of a matrix's diagonal."""
 
@@ -71,7 +73,7 @@ def _power(matrix: Tensor, exponent: float) -> Tensor:
 
 
 @torch.no_grad()
-def prune(vgg: FeatureNet, student: PrunedNet, crops: Tensor, targets: list[Tensor]) -> None:
+def prune(vgg: FeatureNet, student: TinyNet, crops: Tensor, targets: list[Tensor]) -> None:
     """Set a student's weights in closed form, on crops (N, 3, S, S) in [0, 1] and the teacher's targets of them.
 
     Channels come out at a root mean square of 1, VGG's being of hundreds: Adam's steps then fit all layers.
@@ -111,23 +113,35 @@ def _places(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(near), torch.cat(far)
 
 
+def load(path: Path) -> TinyNet:
+    """A network of any number of channels, from weights that this script wrote."""
+    weights = params.load(path)
+    bodies = sorted(name for name in weights if ".body." in name and name.endswith("weight"))
+    net = tiny_network([len(weights[name]) for name in bodies])
+    net.load_state_dict({name: value.float() for name, value in weights.items()})
+    return net
+
+
 def main() -> None:
     """Prune, train, and write the weights."""
-    parser = parse(__doc__)
-    parser.set_defaults(cycles=2000, rate=1e-3, gram=GRAM, alone=0)
-    parser.add_argument("--plan", type=int, nargs=7, default=PLAN, metavar="CHANNELS", help="channels of the seven convolutions")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--channels", type=int, nargs=7, help="of the seven convolutions, if not as the network that ships")
+    parser.add_argument("--cycles", type=int, default=2400)
+    parser.add_argument("--rate", type=float, default=1e-3)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     library, judges = Library(options.data, "tiny-train"), Library(options.data, "base-train")
     vgg = load_features("vgg16", str(options.data / "weights" / "vgg16_features_to_relu3.pth"))
-    student = pruned_network(options.plan)
+    student = tiny_network(*[options.channels] if options.channels else [])
     ranks = [stage.head.out_channels for stage in student.stages]
     teacher = Teacher(vgg, torch.cat([window(kind, FRAME // 2, CROP) for kind in (library.photos, library.styles)]), ranks)
     first = plain(library, PLAIN)
     labels = teacher(first)
     prune(vgg, student, first[:FITTED], [label[:FITTED] for label in labels])
-    learn(student.requires_grad_(True), teacher, library, judges, (first, labels), options)
+    learn(student.requires_grad_(True), teacher, library, judges, (first, labels), options.cycles, options.rate, options.out)
 
 
 if __name__ == "__main__":
