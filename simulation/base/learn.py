@@ -96,6 +96,11 @@ def mean(bases: Sequence[Base]) -> Base:
     return dataclasses.replace(bases[-1], weights=weights)
 
 
+def mean_of_stages(out: Path, numbers: Sequence[int]) -> Base:
+    """The mean of the bases that these stages left."""
+    return mean([Base.load(out / f"stage-{number}" / "base") for number in numbers])
+
+
 def _tell(stage: int, what: str, done: int, of: int) -> None:
     print(f"stage {stage}: {what} {done}/{of}", flush=True)
 
@@ -123,14 +128,14 @@ def main() -> None:
         if number > 1:
             start = options.out / f"stage-{number - 1}" / "base"
             if before > 1 and not (start := options.out / f"start-{number}").exists():
-                mean([Base.load(options.out / f"stage-{number - one}" / "base") for one in range(before, 0, -1)]).save(start)
+                mean_of_stages(options.out, range(number - before, number)).save(start)
             config = dataclasses.replace(config, net=dataclasses.replace(config.net, base=str(start.absolute()), width=0))
         if not (folder / "summary.json").exists():
             simulate(config, folder, resume=(folder / "config.toml").exists(), watch=functools.partial(_tell, number))
         learned.append(facts(config))
     if options.ship:
         last = range(max(1, len(learned) + 1 - averaged), len(learned) + 1)
-        base = mean([Base.load(options.out / f"stage-{number}" / "base") for number in last]).halved()
+        base = mean_of_stages(options.out, last).halved()
         training = config.training
         personal = {"rate": training.rate, "norm_rate": training.norm_rate, "warmup": training.warmup}
         told = {

@@ -135,7 +135,7 @@ def main() -> None:
     torch.manual_seed(0)
     library, judges = Library(options.data, "tiny-train"), Library(options.data, "base-train")
     vgg = load_features("vgg16", str(options.data / "weights" / "vgg16_features_to_relu3.pth"))
-    student = tiny_network(*[options.channels] if options.channels else [])
+    student = tiny_network(options.channels) if options.channels else tiny_network()
     ranks = [stage.head.out_channels for stage in student.stages]
     teacher = Teacher(vgg, torch.cat([window(kind, FRAME // 2, CROP) for kind in (library.photos, library.styles)]), ranks)
     first = plain(library, PLAIN)
