@@ -218,17 +218,18 @@ def test_learning_a_base_ships_it_in_fp16_with_its_recipe_and_its_rates(tmp_path
     assert [path.name for path in (tmp_path / "run" / "population" / "styles").iterdir()] == ["mosaic-0.png"]
     summary = json.loads((tmp_path / "run" / "stage-1" / "summary.json").read_text())
     assert sorted(row["style"] for row in summary["clients"]) == ["0", "2", "mosaic-0"]
-    # A stage may begin from the mean of those before it, of which the ones that stand are not run again.
+    # A stage may begin from the mean of those before it, of which the ones that stand are not run again, and have other pictures painted.
     home = tmp_path / "recipe"
     home.mkdir()
     (home / "base.toml").write_bytes((SIMULATION / "base" / "base.toml").read_bytes())
-    third = "begins_from_mean_of = 2\ntraining.seed = 3"
+    third = "begins_from_mean_of = 2\npainted_from = 4\ntraining.seed = 3"
     (home / "stages.toml").write_text(f"[[cnnLite]]\n[[cnnLite]]\n[[cnnLite]]\n{third}\n[mean]\ncnnLite = 1\n")
     monkeypatch.setattr(module, "HERE", home)
     call(module, monkeypatch, *arguments, "--ship", tmp_path / "again")
     assert Base.load(tmp_path / "run" / "start-3").sha256 == module.mean(runs).sha256
     third = Config.load(tmp_path / "run" / "stage-3" / "config.toml")
     assert (third.net.base, third.training.seed) == (str(tmp_path / "run" / "start-3"), 3)
+    assert sorted(Path(path).name for path in third.data.styles) == ["0.png", "2.png", "mosaic-4.png"]
     assert Base.load(tmp_path / "again").sha256 == Base.load(tmp_path / "run" / "stage-3" / "base").halved().sha256
 
 

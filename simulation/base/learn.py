@@ -19,7 +19,7 @@ import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -39,24 +39,26 @@ def tiles(photo: Image.Image) -> list[Image.Image]:
     return [photo] + [photo.crop(box) for box in boxes[::step]]
 
 
-def prepare(data: Path, folder: Path, file: Path, devices: int) -> list[str]:
-    """Write every device's photos and style image under `folder`; returns the overrides of [data] that name them.
-
-    `file` holds the splits; `devices` are the first so many, or 0 for all.
-    """
-    splits = tomllib.loads(file.read_text())
-    names = splits["photos"]["base-train"][: devices or None]
+def prepare(data: Path, folder: Path, file: Path, devices: int) -> int:
+    """Write the photos of the first `devices` devices (0: all) under `folder`, as the splits in `file` say; returns their number."""
+    names = tomllib.loads(file.read_text())["photos"]["base-train"][: devices or None]
     for number, name in enumerate(names):
         home = folder / "photos" / f"{number:03d}"
         home.mkdir(parents=True, exist_ok=True)
         for index, part in enumerate(tiles(Image.open(data / "photos" / name).convert("RGB"))):
             part.save(home / f"{index:02d}.png")
+    return len(names)
+
+
+def population(data: Path, folder: Path, file: Path, devices: int, first: int) -> list[str]:
+    """The overrides of [data] that name every device's photos and style image; the painters' pictures are of the seeds from `first` on."""
+    splits = tomllib.loads(file.read_text())
     styles = folder / "styles"
     styles.mkdir(exist_ok=True)
     artworks, families = list(splits["styles"]["base-train"]), splits["painters"]["base-train"]
     files = [data / "styles" / name for name in artworks]
-    for index in range(len(names) - len(artworks)):
-        family, seed = families[index % len(families)], index // len(families)
+    for index in range(devices - len(artworks)):
+        family, seed = families[index % len(families)], first + index // len(families)
         path = styles / f"{family}-{seed}.png"
         paint(family, seed=seed).save(path)
         files.append(path)
@@ -66,16 +68,24 @@ def prepare(data: Path, folder: Path, file: Path, devices: int) -> list[str]:
     return [f'data.photos="{(folder / "photos").absolute()}"', f"data.styles=[{listed}]", "data.holdout=0"]
 
 
-def stages(file: Path, arch: str) -> list[tuple[int, list[str]]]:
-    """The stages of an architecture, in their order: of how many stages before it each begins from the mean, and its overrides."""
-    found = tomllib.loads(file.read_text())[arch]
-    return [
-        (
-            stage.pop("begins_from_mean_of", 1),
-            [f"{table}.{key}={json.dumps(value)}" for table, keys in stage.items() for key, value in keys.items()],
-        )
-        for stage in found
-    ]
+class Stage(NamedTuple):
+    """A stage of stages.toml."""
+
+    overrides: tuple[str, ...]
+    begins_from_mean_of: int = 1
+    """Of how many stages before it it takes the mean to begin from."""
+    painted_from: int = 0
+    """The first of the seeds of the painters' pictures, so that a stage can show devices other ones than the stage before."""
+
+
+def stages(file: Path, arch: str) -> list[Stage]:
+    """The stages of an architecture, in their order."""
+    found = []
+    for tables in tomllib.loads(file.read_text())[arch]:
+        own = {name: tables.pop(name) for name in ("begins_from_mean_of", "painted_from") if name in tables}
+        overrides = [f"{table}.{key}={json.dumps(value)}" for table, keys in tables.items() for key, value in keys.items()]
+        found.append(Stage(tuple(overrides), **own))
+    return found
 
 
 def facts(config: Config) -> dict[str, Any]:
@@ -116,18 +126,20 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=0, help="the first so many photos only; 0 is all")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="for every stage")
     options = parser.parse_args()
-    overrides = [*prepare(options.data, options.out / "population", options.splits, options.devices), f'net.arch="{options.arch}"']
+    home = options.out / "population"
+    devices = prepare(options.data, home, options.splits, options.devices)
     learned: list[dict[str, Any]] = []
     averaged = tomllib.loads((HERE / "stages.toml").read_text())["mean"][options.arch]
-    for number, (before, stage) in enumerate(stages(HERE / "stages.toml", options.arch)[: options.stages or None], 1):
+    for number, stage in enumerate(stages(HERE / "stages.toml", options.arch)[: options.stages or None], 1):
         folder = options.out / f"stage-{number}"
-        config = Config.load(HERE / "base.toml", [*overrides, *stage, *options.set])
+        people = population(options.data, home, options.splits, devices, stage.painted_from)
+        config = Config.load(HERE / "base.toml", [*people, f'net.arch="{options.arch}"', *stage.overrides, *options.set])
         if config.loss.features.startswith("vgg") and not config.loss.weights:
             file = (options.data / "weights" / f"{config.loss.features}_features_to_relu3.pth").absolute()
             config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, weights=str(file)))
         if number > 1:
             start = options.out / f"stage-{number - 1}" / "base"
-            if before > 1 and not (start := options.out / f"start-{number}").exists():
+            if (before := stage.begins_from_mean_of) > 1 and not (start := options.out / f"start-{number}").exists():
                 mean_of_stages(options.out, range(number - before, number)).save(start)
             config = dataclasses.replace(config, net=dataclasses.replace(config.net, base=str(start.absolute()), width=0))
         if not (folder / "summary.json").exists():
