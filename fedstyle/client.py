@@ -32,7 +32,7 @@ from fedstyle.keeping import Copy
 from fedstyle.methods import OWN, Method, make_method
 from fedstyle.perceptual import Objective, load_features
 from fedstyle.photos import Photos, open_image
-from fedstyle.prediction import Look, look_at, variants
+from fedstyle.prediction import Look, look_at, read_style, variants
 from fedstyle.privacy import clip
 from fedstyle.session import SessionParameters, count
 from fedstyle.style import Style, fitting
@@ -97,7 +97,7 @@ class Client:
             crops = self.library.crops(wishes.size, wishes.crops, wishes.seed, processing=wishes.processing)
             self._content = Content(crops, self.objective(), self.device)
         learns = teaches and hasattr(self.method, "variants")
-        looks = (self._look, *self._variants) if learns else ()
+        looks = self._looks if learns else ()
         return Task(self._content, self._content.objective, self.training, seed, proximal, self.device, round, looks)
 
     def fit(self, base: Base, *, round: int | None = None, proximal: float = 0.0) -> Update:
@@ -192,26 +192,26 @@ class Client:
         crops = self.task(0).content.crops[:8]
         with threads(1):  # the last bits of a sum depend on their number
             features = load_features("tiny").to(self.device)
-            weights = base.transform(look_at(features, self.look.pixels).code if base.predicts else None)
+            weights = base.transform(read_style(features, self.look.pixels) if base.predicts else None)
             net = build(base.arch, base.padding, weights | (self._recall(base)[1] if kept else {})).to(self.device)
             return fitting(evaluate(net, self.objective(), crops)["content"])
 
     def predict(self, base: Base) -> Filter:
         """The base as a filter at zero iterations: with the norms that it predicts for this style, or its own where it predicts none."""
-        return Filter(base.arch, base.padding, base.transform(self._look.code if base.predicts else None))
+        return Filter(base.arch, base.padding, base.transform(self._code if base.predicts else None))
 
     @functools.cached_property
-    def _look(self) -> Look:
-        """What the feature network of the loss, and the one that a predictor reads with, see in the style image."""
-        features = load_features(self.loss.features, self.loss.weights).to(self.device)
-        return look_at(features, self.look.pixels, load_features("tiny").to(self.device))
+    def _code(self) -> Tensor:
+        return read_style(load_features("tiny").to(self.device), self.look.pixels)
 
     @functools.cached_property
-    def _variants(self) -> tuple[Look, ...]:
+    def _looks(self) -> tuple[Look, ...]:
+        """What a predictor learns here: the style image and variants of it, as the feature network of the loss and its reader see them."""
         features = load_features(self.loss.features, self.loss.weights).to(self.device)
         reader = load_features("tiny").to(self.device)
         count, seed = getattr(self.method, "variants", 0), derive(self.training.seed, "variants")
-        return tuple(look_at(features, picture, reader) for picture in variants(self.look.pixels, count, seed))
+        pictures = (self.look.pixels, *variants(self.look.pixels, count, seed))
+        return tuple(look_at(features, picture, reader) for picture in pictures)
 
     def facts(self, base: Base, progress: Progress, full: bool, look: Style | None = None) -> dict[str, Any]:
         """What is known of a filter and may travel with it: no path, no name, no time. `look` is the style with its strength chosen."""

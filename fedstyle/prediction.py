@@ -24,6 +24,8 @@ HIDDEN = 64
 """Units between code and norms."""
 FAMILIES = ("brush", "points", "marble", "mosaic", "watercolour")
 """The painters on whose pictures codes are measured, so that they can be brought to mean 0 and deviation 1."""
+PARTS = (0.7, 0.85)
+"""Sides of a style image's parts that are read beside the whole, as shares of its shorter side."""
 LARGEST = 3.0
 """A code's entries are cut off at so many deviations: a strange style must not drive the norms astray."""
 
@@ -54,6 +56,22 @@ def look_at(features: FeatureNet, pixels: Tensor, reader: FeatureNet | None = No
     read = taps if reader is None or reader is features else reader(pixels)
     moments = [part for tap in read for part in (tap.mean((0, 2, 3)), tap.var((0, 2, 3)).sqrt())]
     return Look(tuple(gram(tap)[0] for tap in taps), torch.cat(moments))
+
+
+@torch.no_grad()
+def read_style(reader: FeatureNet, pixels: Tensor) -> Tensor:
+    """The code (K,) that a filter begins from: the mean over a style image (1, 3, H, W), its mirror image and its corners.
+
+    A single code tells of one layout, too; of ten layouts the mean keeps what they have in common, and norms are nearer from it.
+    """
+    pixels = pixels.to(reader.scales.device)
+    height, width = pixels.shape[-2:]
+    views = [pixels, pixels.flip(-1)]
+    for share in PARTS:
+        edge = max(32, int(share * min(height, width)) // 8 * 8)
+        if edge < min(height, width):
+            views += [pixels[..., y : y + edge, x : x + edge] for y in (0, height - edge) for x in (0, width - edge)]
+    return torch.stack([look_at(reader, view).code for view in views]).mean(0)
 
 
 def variants(pixels: Tensor, count: int, seed: int) -> Iterator[Tensor]:

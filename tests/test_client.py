@@ -17,7 +17,7 @@ from fedstyle.net import is_norm
 from fedstyle.perceptual import load_features
 from fedstyle.personal import ModelParameters, train
 from fedstyle.photos import Photos
-from fedstyle.prediction import is_predictor, look_at
+from fedstyle.prediction import is_predictor, read_style
 from fedstyle.session import Session, SessionParameters
 from fedstyle.style import fitting
 from fedstyle.training import derive
@@ -486,8 +486,8 @@ def test_an_unknown_feature_network_is_an_error(client, base):
 
 
 def predicted_norms(device, predictive):
-    """By hand: the norms that the predictor gives for what tiny sees in the style image."""
-    code = look_at(load_features("tiny"), device.look.pixels).code
+    """By hand: the norms that the predictor gives for what tiny sees in the style image and in parts of it."""
+    code = read_style(load_features("tiny"), device.look.pixels)
     return {name: value for name, value in predictive.transform(code).items() if is_norm(name)}
 
 
@@ -543,7 +543,7 @@ def test_a_session_does_not_depend_on_the_last_bits_of_predicted_norms(client, p
         job.result()
     job.close()
     # Another number of threads may give other bits; the checkpoint has those that it began with.
-    monkeypatch.setattr("fedstyle.client.look_at", lambda *read: dataclasses.replace(look := look_at(*read), code=look.code + 1e-6))
+    monkeypatch.setattr("fedstyle.client.read_style", lambda *read: read_style(*read) + 1e-6)
     other = client(None)
     assert other.predict(predictive).sha256 != device.predict(predictive).sha256
     assert other.personalize(predictive, iterations=3, session=session).result().sha256 == whole.sha256

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from fedstyle import Base, prediction
 from fedstyle.net import TransformNet, is_norm
 from fedstyle.perceptual import load_features
-from fedstyle.prediction import PREFIX, Predictor, is_constant, is_predictor, look_at, new_predictor, variants
+from fedstyle.prediction import PREFIX, Predictor, is_constant, is_predictor, look_at, new_predictor, read_style, variants
 
 
 def draw(*shape, seed=0):
@@ -51,6 +51,19 @@ def test_one_network_may_set_the_targets_and_another_read_the_code():
     alone = look_at(tiny, pixels)
     assert torch.equal(both.code, alone.code)
     assert len(alone.code) == 2 * sum(len(target) for target in alone.targets)
+
+
+def test_a_style_is_read_whole_mirrored_and_by_its_corners():
+    # Black on the left, white on the right, 64 px high: parts of 40 px (0.7 x 64 = 44.8) and of 48 (54.4), at two heights each, and means
+    # of their columns: whole and mirrored 1/2; corners of 40 hold 0 to 39 or 24 to 63: 8/40 and 32/40 white, those of 48 16/48 and 32/48.
+    pixels = torch.zeros(1, 3, 64, 64)
+    pixels[..., 32:] = 1
+    code = read_style(Bare(), pixels)
+    deviations = [0.5, 0.5] + [math.sqrt(part * (1 - part)) for part in (0.2, 0.8, 0.2, 0.8, 1 / 3, 2 / 3, 1 / 3, 2 / 3)]
+    assert code[:3].tolist() == pytest.approx([0.5] * 3)
+    assert code[3:].tolist() == pytest.approx([sum(deviations) / 10] * 3, rel=1e-3)  # the network's is over n - 1
+    small = draw(1, 3, 32, 40)  # no part of it is large enough to be read alone: the mirror image at most
+    assert torch.allclose(read_style(Bare(), small), look_at(Bare(), small).code, atol=1e-6)
 
 
 # --------------------------------------------------------------------------------------------------------------- the variants
