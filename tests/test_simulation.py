@@ -11,6 +11,7 @@ from conftest import picture
 from PIL import Image
 
 from fedstyle import Base, Config, Filter, params
+from fedstyle.config import Training
 from fedstyle.perceptual import tiny_network
 
 SIMULATION = Path(__file__).parents[1] / "simulation"
@@ -192,8 +193,8 @@ def test_learning_a_base_ships_it_in_fp16_with_its_recipe_and_its_rates(tmp_path
     (tmp_path / "little.toml").write_text(LITTLE)
     monkeypatch.setattr("fedstyle.prediction.FAMILIES", ("mosaic",))
     module = script(SIMULATION / "base" / "learn.py")
-    sets = "method.steps=1 method.variants=2 net.width=4 training.size=32 training.crops=2 training.batch=2 training.warmup=3"
-    sets += " training.rate=5e-4 training.norm_rate=2e-2 server.rounds=2 server.cohort=2 server.workers=1 loss.features=tiny"
+    sets = "method.steps=1 method.variants=2 net.width=4 training.size=32 training.crops=2 training.batch=2"
+    sets += " server.rounds=2 server.cohort=2 server.workers=1 loss.features=tiny"
     arguments = ["--data", research, "--splits", tmp_path / "little.toml", "--devices", 3, "--out", tmp_path / "run"]
     arguments += [word for one in sets.split() for word in ("--set", one)]
     call(module, monkeypatch, *arguments, "--stages", 2, "--ship", tmp_path / "shipped")
@@ -208,7 +209,7 @@ def test_learning_a_base_ships_it_in_fp16_with_its_recipe_and_its_rates(tmp_path
     assert first.items() >= {"rounds": 2, "cohort": 2, "features": "tiny", "crops": {"size": 32, "batch": 2}}.items()
     assert first["method"].items() >= {"name": "predicted", "steps": 1, "variants": 2, "lr": 1e-3}.items()
     assert (second["method"]["lr"], second["rounds"]) == (5e-4, 2)
-    assert made.record["personal"] == {"rate": 5e-4, "norm_rate": 2e-2, "warmup": 3}  # those of [training], for few steps from it
+    assert Training.for_base(made.record) == Training(rate=2e-3, norm_rate=8e-2, warmup=1)  # those of stages.toml, for few steps from it
     assert str(tmp_path) not in json.dumps(made.record)
     starts = [Config.load(tmp_path / "run" / f"stage-{number}" / "config.toml").net.base for number in (1, 2)]
     assert starts == ["", str(tmp_path / "run" / "stage-1" / "base")]
@@ -223,7 +224,7 @@ def test_learning_a_base_ships_it_in_fp16_with_its_recipe_and_its_rates(tmp_path
     home.mkdir()
     (home / "base.toml").write_bytes((SIMULATION / "base" / "base.toml").read_bytes())
     third = "begins_from_mean_of = 2\npainted_from = 4\ntraining.seed = 3"
-    (home / "stages.toml").write_text(f"[[cnnLite]]\n[[cnnLite]]\n[[cnnLite]]\n{third}\n[mean]\ncnnLite = 1\n")
+    (home / "stages.toml").write_text(f"[[cnnLite]]\n[[cnnLite]]\n[[cnnLite]]\n{third}\n[mean]\ncnnLite = 1\n[personal]\nrate = 1e-3\n")
     monkeypatch.setattr(module, "HERE", home)
     call(module, monkeypatch, *arguments, "--ship", tmp_path / "again")
     assert Base.load(tmp_path / "run" / "start-3").sha256 == module.mean(runs).sha256

@@ -129,7 +129,8 @@ def main() -> None:
     home = options.out / "population"
     devices = prepare(options.data, home, options.splits, options.devices)
     learned: list[dict[str, Any]] = []
-    averaged = tomllib.loads((HERE / "stages.toml").read_text())["mean"][options.arch]
+    recipe = tomllib.loads((HERE / "stages.toml").read_text())
+    averaged = recipe["mean"][options.arch]
     for number, stage in enumerate(stages(HERE / "stages.toml", options.arch)[: options.stages or None], 1):
         folder = options.out / f"stage-{number}"
         people = population(options.data, home, options.splits, devices, stage.painted_from)
@@ -148,14 +149,12 @@ def main() -> None:
     if options.ship:
         last = range(max(1, len(learned) + 1 - averaged), len(learned) + 1)
         base = mean_of_stages(options.out, last).halved()
-        training = config.training
-        personal = {"rate": training.rate, "norm_rate": training.norm_rate, "warmup": training.warmup}
         told = {
             "strategy": base.record["strategy"],
-            "seed": training.seed,
+            "seed": config.training.seed,
             "stages": learned,
             "mean_of_last": len(last),
-            "personal": personal,
+            "personal": recipe["personal"],
         }
         dataclasses.replace(base, record=told).save(options.ship, half=True)
 
