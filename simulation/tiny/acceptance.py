@@ -3,15 +3,14 @@
 python simulation/tiny/acceptance.py --data DIR --out runs/tiny [--base DIR] [--styles 13] [--seeds 3] [--iterations 2000] [--tiny FILE]
 
 A race trains two filters of one user and start, one against VGG-16 and one against `tiny`: everything from scratch, the norms from a
-base. They go in turns, so that both meet the same machine: whoever has used less time goes next. VGG-19, which nothing was trained on,
-judges them on photos that were kept out. Finished races stand in OUT/races.jsonl and are not run again; the tables are printed and written
-to OUT/acceptance.md. DIR is the folder that simulation/quality takes, too.
+base, at the rates that it advises. They go in turns, so that both meet the same machine: whoever has used less time goes next. VGG-19,
+which nothing was trained on, judges them on photos that were kept out. Finished races stand in OUT/races.jsonl and are not run again; the
+tables are printed and written to OUT/acceptance.md. DIR is the folder that simulation/quality takes, too.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import statistics
@@ -212,7 +211,6 @@ def main() -> None:
     weights = options.data / "weights"
     nets = {name: load_features(name, str(weights / f"{name}_features_to_relu3.pth")) for name in ("vgg16", "vgg19")}
     nets["tiny"] = prune.load(options.tiny) if options.tiny else load_features("tiny")
-    training = Training(size=options.size, batch=options.batch, device="cpu")
     starts = {"scratch": None} | ({"base": Base.load(options.base)} if options.base else {})
     file = options.out / "races.jsonl"
     kept: list[Row] = []
@@ -222,21 +220,22 @@ def main() -> None:
             for name, base in starts.items():
                 times, last = (options.times, options.iterations) if name == "scratch" else (options.base_times, max(options.base_times))
                 new = Base.new(options.arch, seed=seed, width=options.width)
+                advised = Training.for_base(base.record if base else {}, size=options.size, batch=options.batch, device="cpu", seed=seed)
                 facts = [(base or new).sha256, fingerprint(nets["tiny"].state_dict()), times, last, options.size, options.batch]
+                facts += [advised.rate, advised.norm_rate, advised.warmup] if base else []
                 setting = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
                 key = {"style": look.name, "seed": seed, "start": name, "setting": setting}
                 rows = [row for row in read_lines(file) if all(row.get(part) == value for part, value in key.items())]
                 if not rows:
                     judges = {each: objective(net, style) for each, net in nets.items()}
                     library = users.library(options.data, look.name, seed, PHOTOS)
-                    seeded = dataclasses.replace(training, seed=seed)
-                    crops = library.crops(options.size, training.crops, seed)
+                    crops = library.crops(options.size, advised.crops, seed)
                     photos = users.judged(options.data, JUDGED).views(VIEW).float() / 255
                     if base:
-                        start, trains = Client(None, library, style, training=seeded).predict(base), is_norm
+                        start, trains = Client(None, library, style, training=advised).predict(base), is_norm
                     else:
                         start, trains = Filter(new.arch, new.padding, new.weights), everything
-                    rows = [key | row for row in race(start, crops, judges, photos, seeded, trains, times, last)]
+                    rows = [key | row for row in race(start, crops, judges, photos, advised, trains, times, last)]
                     append_json(file, *rows)
                     print(f"{look.name}, seed {seed}, from {name}: done", flush=True)
                 kept += rows
