@@ -56,10 +56,11 @@ class Update:
 class Client:
     """A device: its own folder, photos, style image, and the method that it was configured with.
 
-    `method` and `loss`/`training` are the device's own choice; a server cannot name them. `home` may be None for a client that keeps
-    nothing, such as one that only personalises. `photos` may be a folder or a list of files, and `style` a path. They are opened without
-    thumbnails, whatever the home, so that the same photos give the same filter and the same update on every device and in a simulation; an
-    app that rather starts sooner gives `Photos.open(folder, thumbnails=...)`. `folder` is the home as a path.
+    `method` and `loss`/`training` are the device's own choice; a server cannot name them. Without `training` it trains in rounds at the
+    defaults, and personalises as the base advises. `home` may be None for a client that keeps nothing. `photos` may be a folder or a list
+    of files, and `style` a path. They are opened without thumbnails, whatever the home, so that the same photos give the same filter and
+    the same update on every device and in a simulation; an app that rather starts sooner gives `Photos.open(folder, thumbnails=...)`.
+    `folder` is the home as a path.
     """
 
     home: Path | str | None
@@ -69,7 +70,7 @@ class Client:
     method: Method = field(default_factory=lambda: make_method({"name": "fedbn"}))
     privacy: Privacy | None = None
     loss: Loss = field(default_factory=Loss)
-    training: Training = field(default_factory=Training)
+    training: Training | None = None
     _content: Content | None = field(default=None, init=False, repr=False)
     _left: Copy = field(default_factory=Copy, init=False, repr=False, compare=False)
 
@@ -78,13 +79,14 @@ class Client:
         self.folder = Path(self.home) if self.home else None
         self.library = self.photos if isinstance(self.photos, Photos) else Photos.open(self.photos)
         self.look = self.style if isinstance(self.style, Style) else Style(self.style)
-        self.device = choose_device(self.training.device)
+        self.plan = self.training or Training()  # in rounds, and wherever no base has a say
+        self.device = choose_device(self.plan.device)
 
     def objective(self) -> Objective:
         """What this client's filter is to reach."""
-        features = load_features(self.loss.features, self.loss.weights).to(self.device)
-        weight = self.loss.style * self.look.factor
         loss = self.loss
+        features = load_features(loss.features, loss.weights).to(self.device)
+        weight = loss.style * self.look.factor
         return Objective(features, self.look.targets(features), loss.content, weight, loss.layers, loss.total_variation)
 
     def task(self, seed: int, proximal: float = 0.0, *, round: int = 0, teaches: bool = False) -> Task:
@@ -93,12 +95,10 @@ class Client:
         `teaches` adds what a predictor of norms is to learn here, where the method trains one.
         """
         if self._content is None:
-            wishes = self.training
-            crops = self.library.crops(wishes.size, wishes.crops, wishes.seed, processing=wishes.processing)
+            crops = self.library.crops(self.plan.size, self.plan.crops, self.plan.seed, processing=self.plan.processing)
             self._content = Content(crops, self.objective(), self.device)
-        learns = teaches and hasattr(self.method, "variants")
-        looks = self._looks if learns else ()
-        return Task(self._content, self._content.objective, self.training, seed, proximal, self.device, round, looks)
+        looks = self._looks if teaches and hasattr(self.method, "variants") else ()
+        return Task(self._content, self._content.objective, self.plan, seed, proximal, self.device, round, looks)
 
     def fit(self, base: Base, *, round: int | None = None, proximal: float = 0.0) -> Update:
         """Train for a round from the base and the private parameters, keep those, and give the update of the shared ones.
@@ -110,7 +110,7 @@ class Client:
         """
         round = int(base.record.get("round", 0)) + 1 if round is None else round
         kept = self._read()
-        order = f"{round} {proximal} {base.sha256} {self.method!r} {self.privacy!r} {self.loss!r} {self.training!r}"
+        order = f"{round} {proximal} {base.sha256} {self.method!r} {self.privacy!r} {self.loss!r} {self.plan!r}"
         asked = torch.tensor(list(hashlib.sha256(order.encode()).digest()), dtype=torch.uint8)
         if kept and torch.equal(kept["asked"].get("", torch.tensor(0)), asked):
             return Update(kept["sent/"])
@@ -118,7 +118,7 @@ class Client:
         shared, private, memory = self._recall(base, kept)
         own, beside = part(shared)
         net = build(base.arch, base.padding, params.merge(own, private))
-        task = self.task(derive(self.training.seed, "round", round), proximal, round=round, teaches=base.predicts)
+        task = self.task(derive(self.plan.seed, "round", round), proximal, round=round, teaches=base.predicts)
         task = dataclasses.replace(task, beside=beside)
         lines = [{"round": round, **progress.as_dict()} for progress in self.method.fit(net, task, memory)]
         if self.folder:
@@ -141,9 +141,9 @@ class Client:
     ) -> Job[Filter]:
         """A job that makes a filter from the base and the private parameters at home, if there are any; else from predicted norms.
 
-        `iterations` is a number or a mode: quick 25, standard 100, best 500. Rates and warm-up are those of `training`:
-        `Training.for_base(base.record)` has what the base's makers advise for few steps. `full` trains every parameter instead of the
-        method's private ones. With a `session` (a folder, or SessionParameters, whose iterations are a bound then) the job survives its
+        `iterations` is a number or a mode: quick 25, standard 100, best 500. Rates and warm-up are those of `training`; a client that was
+        given none takes what the base's makers advise (`Training.for_base`). `full` trains every parameter instead of the method's private
+        ones. With a `session` (a folder, or SessionParameters, whose iterations are a bound then) the job survives its
         process, and a stylised `validation` photo lies beside each checkpoint as its preview. `facts` are added to the filter's own.
         Photos are read and cut when the job is first driven, not here. Raises ParamsError when what is kept at home does not fit the base
         or is damaged, PhotoError for a validation photo that cannot be read.
@@ -165,10 +165,11 @@ class Client:
         start = Filter(base.arch, base.padding, {**self.predict(base).weights, **private})
         net = build(start.arch, start.padding, start.weights)
         memory = {key: value for key, value in left.items() if key.startswith(OWN)}  # such as a second network
-        task = self.task(derive(self.training.seed, "personalize"))
+        task = self.task(derive(self.plan.seed, "personalize"))
         look = self.look if self.look.strength else dataclasses.replace(self.look, strength=self.choose_strength(base))
         objective = dataclasses.replace(task.objective, style_weight=self.loss.style * look.factor)
-        task = dataclasses.replace(task, objective=objective, beside=part(outfit(base, self.method).weights)[1])
+        task = dataclasses.replace(task, objective=objective, training=self._advised(base))
+        task = dataclasses.replace(task, beside=part(outfit(base, self.method).weights)[1])
         known = self.facts(base, Progress(0, iterations, 0.0, 0.0, 0.0), full, look) | facts
         return Work(
             net,
@@ -209,7 +210,7 @@ class Client:
         """What a predictor learns here: the style image and variants of it, as the feature network of the loss and its reader see them."""
         features = load_features(self.loss.features, self.loss.weights).to(self.device)
         reader = load_features("tiny").to(self.device)
-        count, seed = getattr(self.method, "variants", 0), derive(self.training.seed, "variants")
+        count, seed = getattr(self.method, "variants", 0), derive(self.plan.seed, "variants")
         pictures = (self.look.pixels, *variants(self.look.pixels, count, seed))
         return tuple(look_at(features, picture, reader) for picture in pictures)
 
@@ -223,7 +224,7 @@ class Client:
             "trained": "all" if full else "private",
             "iterations": progress.iteration,
             "base_sha256": base.sha256,
-            "size": self.training.size,
+            "size": self.plan.size,
             "loss": dataclasses.asdict(self.loss) | {"weights": "", "strength": look.strength, "density": look.density},
         }
 
@@ -235,20 +236,23 @@ class Client:
         return {
             "base": base.sha256,
             "private": params.fingerprint(kept),
-            "photos": self.library.digest(self.training.crops, self.training.seed),
+            "photos": self.library.digest(self.plan.crops, self.plan.seed),
             "style": self.look.digest(),
             "method": [type(self.method).__name__, repr(self.method)],
             "loss": dataclasses.asdict(self.loss),
-            "training": dataclasses.asdict(dataclasses.replace(self.training, iterations=0)),
+            "training": dataclasses.asdict(dataclasses.replace(self._advised(base), iterations=0)),
             "full": full,
         }
+
+    def _advised(self, base: Base) -> Training:
+        return self.training or Training.for_base(base.record)
 
     def evaluate(self, model: Base | Filter, photos: Photos) -> dict[str, float]:
         """Mean content, style and total loss of a base or filter on photos, at this client's style."""
         objective = self._content.objective if self._content else self.objective()
         model = self.predict(model) if isinstance(model, Base) else model
         net = build(model.arch, model.padding, model.weights).to(self.device)
-        return evaluate(net, objective, photos.each_view(self.training.size, processing=self.training.processing))
+        return evaluate(net, objective, photos.each_view(self.plan.size, processing=self.plan.processing))
 
     def _recall(
         self, base: Base, kept: Mapping[str, Mapping[str, Tensor]] | None = None

@@ -125,7 +125,7 @@ def test_private_norms_stay_at_home_and_are_used_in_the_next_round(client, base)
 
 
 def _task(device, number):
-    return device.task(derive(device.training.seed, "round", number))
+    return device.task(derive(device.plan.seed, "round", number))
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -257,6 +257,20 @@ def test_personalisation_is_deterministic_whatever_came_before(client, base, tmp
     assert other.personalize(base, iterations=2).result().sha256 == expected
     assert device.personalize(base, iterations=2).result().sha256 == expected
     assert params.fingerprint(state(device)) == params.fingerprint(dict(content))  # and it leaves the home as it was
+
+
+def test_a_client_that_was_given_no_training_personalises_as_the_base_advises(client, base):
+    advice = {"rate": 1e-3, "norm_rate": 4e-2, "warmup": 1}
+    advising = dataclasses.replace(base, record={"personal": advice})
+    free = client(None, training=None, photos=client().library)
+    assert free.plan == Training()  # which rounds keep to, whatever a base advises
+
+    def sha256(device):
+        return device.personalize(advising, iterations=2).result().sha256
+
+    assert sha256(free) == sha256(client(None, training=Training(**advice)))
+    assert sha256(free) != sha256(client(None, training=Training()))  # who asks for rates gets them
+    assert free.identity(advising, {}, full=False)["training"]["norm_rate"] == 4e-2
 
 
 def test_a_personalisation_lowers_the_loss(client, base):

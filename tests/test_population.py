@@ -244,14 +244,14 @@ def test_clients_are_made_once_kept_within_bounds_and_made_again_elsewhere(folde
 def test_every_client_has_a_random_stream_of_its_own(folders, tmp_path):
     def seeds(seed):
         clients = Clients(config(folders, clients=3, seed=seed), tmp_path)
-        return [clients(partition).training.seed for partition in range(3)]
+        return [clients(partition).plan.seed for partition in range(3)]
 
     assert seeds(0) == [derive(0, "client", partition) for partition in range(3)]
     assert len({*seeds(0), *seeds(1)}) == 6
     anna, ben = (Clients(config(folders, photos="each", holdout=0), tmp_path)(partition) for partition in (0, 1))
-    same = anna.library.crops(32, 4, anna.training.seed)
-    assert torch.equal(same, anna.library.crops(32, 4, anna.training.seed))
-    assert not torch.equal(same, anna.library.crops(32, 4, ben.training.seed))
+    same = anna.library.crops(32, 4, anna.plan.seed)
+    assert torch.equal(same, anna.library.crops(32, 4, anna.plan.seed))
+    assert not torch.equal(same, anna.library.crops(32, 4, ben.plan.seed))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def main() -> None:
         for step in range(steps):
             number = (round - 1) * steps + step
             client = clients(derive(config.training.seed, "joint", number) % devices)
-            task = client.task(derive(client.training.seed, "joint", number), round=round, teaches=base.predicts)
+            task = client.task(derive(client.plan.seed, "joint", number), round=round, teaches=base.predicts)
             losses += [progress.total for progress in method.fit(net, task, memory)]
         print(f"{round * steps} iterations: loss {sum(losses) / len(losses):.3f}", flush=True)
     weights = {name: value.detach().clone() for name, value in net.named_parameters()}

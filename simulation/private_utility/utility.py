@@ -189,7 +189,7 @@ def judge(world: World, base: Base, out: Path, name: str) -> dict[str, Any]:
     users = {}
     for person in world.jury:
         users[person.id], filter = person.judge(base)
-        seed = person.client.training.seed
+        seed = person.client.plan.seed
         for label, picture in ((name, filter(person.view)), ("style", person.client.look.image), ("photo", person.view)):
             picture.convert("RGB").save(made := io.BytesIO(), "PNG")
             write_bytes(out / "pictures" / f"{label}-{person.id}-{seed}.png", made.getvalue())

@@ -49,7 +49,7 @@ class Person:
     def make(cls, id: str, style: str, client: Client, heldout: Photos, judges: Mapping[str, Loss]) -> Person:
         """A user who has yet taken part in nothing."""
         client = dataclasses.replace(client, home=None)
-        views = list(heldout.each_view(client.training.size, processing=client.training.processing))
+        views = list(heldout.each_view(client.plan.size, processing=client.training.processing))
         objectives = {name: dataclasses.replace(client, loss=loss).objective() for name, loss in judges.items()}
         return cls(id, style, client, views, objectives)
 
@@ -64,7 +64,7 @@ class Person:
         A user who took part in the rounds has a `home` with private norms in it.
         """
         client = dataclasses.replace(self.client, home=home)
-        filter = client.personalize(base, iterations=client.training.iterations).result()
+        filter = client.personalize(base, iterations=client.plan.iterations).result()
         models = {"base": client.predict(base), "filter": filter}
         found = {
             name: {kind: evaluate(model.net, objective, self.views)["total"] for kind, model in models.items()}
