@@ -4,8 +4,8 @@ python simulation/base/learn.py --data DIR --out runs/base [--arch cnnLite] [--s
 
 DIR holds `photos` and `styles` as simulation/splits.toml names them, and `weights` with VGG-16 for the later stages. Each of 32 devices
 gets parts of one photo and one style image: 15 artworks and 17 pictures that fedstyle paints itself. The stages of stages.toml go one
-after another, each from the base of the one before; one that stands in OUT is not run again, and one that was interrupted goes on. What
-ships is the mean of the last stages' bases, as many as stages.toml says; its record says how it was learned, and at which rates to
+after another, each from the base of the one before or from the mean of several; one that stands in OUT is not run again, and one that was
+interrupted goes on. What ships is the mean of the stages that stages.toml names; its record says how it was learned, and at which rates to
 personalise it.
 """
 
@@ -72,8 +72,8 @@ class Stage(NamedTuple):
     """A stage of stages.toml."""
 
     overrides: tuple[str, ...]
-    begins_from_mean_of: int = 1
-    """Of how many stages before it it takes the mean to begin from."""
+    begins_from: tuple[int, ...] = ()
+    """The stages before it, counted from 1, whose bases' mean it begins from; without any, from the one before."""
     painted_from: int = 0
     """The first of the seeds of the painters' pictures, so that a stage can show devices other ones than the stage before."""
 
@@ -82,9 +82,9 @@ def stages(file: Path, arch: str) -> list[Stage]:
     """The stages of an architecture, in their order."""
     found = []
     for tables in tomllib.loads(file.read_text())[arch]:
-        own = {name: tables.pop(name) for name in ("begins_from_mean_of", "painted_from") if name in tables}
+        origin, first = tuple(tables.pop("begins_from", ())), tables.pop("painted_from", 0)
         overrides = [f"{table}.{key}={json.dumps(value)}" for table, keys in tables.items() for key, value in keys.items()]
-        found.append(Stage(tuple(overrides), **own))
+        found.append(Stage(tuple(overrides), origin, first))
     return found
 
 
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arch", choices=["cnn", "cnnLite"], default="cnnLite")
-    parser.add_argument("--ship", type=Path, help="write the last stage's base here too, in fp16")
+    parser.add_argument("--ship", type=Path, help="write the base that ships here too, in fp16")
     parser.add_argument("--stages", type=int, default=0, help="the first so many stages only; 0 is all")
     parser.add_argument("--splits", type=Path, default=HERE.parent / "splits.toml")
     parser.add_argument("--devices", type=int, default=0, help="the first so many photos only; 0 is all")
@@ -130,7 +130,6 @@ def main() -> None:
     devices = prepare(options.data, home, options.splits, options.devices)
     learned: list[dict[str, Any]] = []
     recipe = tomllib.loads((HERE / "stages.toml").read_text())
-    averaged = recipe["mean"][options.arch]
     for number, stage in enumerate(stages(HERE / "stages.toml", options.arch)[: options.stages or None], 1):
         folder = options.out / f"stage-{number}"
         people = population(options.data, home, options.splits, devices, stage.painted_from)
@@ -139,21 +138,22 @@ def main() -> None:
             file = (options.data / "weights" / f"{config.loss.features}_features_to_relu3.pth").absolute()
             config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, weights=str(file)))
         if number > 1:
-            start = options.out / f"stage-{number - 1}" / "base"
-            if (before := stage.begins_from_mean_of) > 1 and not (start := options.out / f"start-{number}").exists():
-                mean_of_stages(options.out, range(number - before, number)).save(start)
+            origin = stage.begins_from or (number - 1,)
+            start = options.out / f"stage-{origin[0]}" / "base"
+            if len(origin) > 1 and not (start := options.out / f"start-{number}").exists():
+                mean_of_stages(options.out, origin).save(start)
             config = dataclasses.replace(config, net=dataclasses.replace(config.net, base=str(start.absolute()), width=0))
         if not (folder / "summary.json").exists():
             simulate(config, folder, resume=(folder / "config.toml").exists(), watch=functools.partial(_tell, number))
         learned.append(facts(config))
     if options.ship:
-        last = range(max(1, len(learned) + 1 - averaged), len(learned) + 1)
-        base = mean_of_stages(options.out, last).halved()
+        shipped = [number for number in recipe["ships"][options.arch] if number <= len(learned)] or [len(learned)]
+        base = mean_of_stages(options.out, shipped).halved()
         told = {
             "strategy": base.record["strategy"],
             "seed": config.training.seed,
             "stages": learned,
-            "mean_of_last": len(last),
+            "mean_of_stages": shipped,
             "personal": recipe["personal"],
         }
         dataclasses.replace(base, record=told).save(options.ship, half=True)
